@@ -1,0 +1,1 @@
+//! Prints records as JSON lines.

@@ -1,0 +1,2 @@
+//! STAGE 3: what becomes of a record: plugins, then dedup.
+pub mod plugin;

@@ -1,0 +1,1 @@
+//! Schema -> BigQuery table, writer descriptor and rows.
