@@ -27,19 +27,19 @@ pub struct Histogram {
 
 impl Counter {
     pub fn add(self, value: u64, labels: &[(&'static str, &str)]) {
-        counter!(self.name, &owned(labels)).increment(value);
+        counter!(self.name, owned(labels)).increment(value);
     }
 }
 
 impl Gauge {
     pub fn set(self, value: f64, labels: &[(&'static str, &str)]) {
-        gauge!(self.name, &owned(labels)).set(value);
+        gauge!(self.name, owned(labels)).set(value);
     }
 }
 
 impl Histogram {
     pub fn record(self, seconds: f64, labels: &[(&'static str, &str)]) {
-        histogram!(self.name, &owned(labels)).record(seconds);
+        histogram!(self.name, owned(labels)).record(seconds);
     }
 }
 
