@@ -43,6 +43,23 @@ impl Histogram {
     }
 }
 
+/// Shows an error with all its causes: `outer: inner: innermost`.
+pub fn chain(error: &dyn std::error::Error) -> impl std::fmt::Display + '_ {
+    struct Chain<'a>(&'a dyn std::error::Error);
+    impl std::fmt::Display for Chain<'_> {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "{}", self.0)?;
+            let mut source = self.0.source();
+            while let Some(cause) = source {
+                write!(f, ": {cause}")?;
+                source = cause.source();
+            }
+            Ok(())
+        }
+    }
+    Chain(error)
+}
+
 fn owned(labels: &[(&'static str, &str)]) -> Vec<metrics::Label> {
     labels.iter().map(|&(key, value)| metrics::Label::new(key, value.to_owned())).collect()
 }
@@ -90,6 +107,7 @@ declare! {
     Gauge JOURNAL_FULL = "sluice_journal_full", "1 while sources wait for space in the journal.";
     Counter PROCESS_RECORDS = "sluice_process_records_total", "Records by stream and verdict (kept, filtered, duplicate, dead).";
     Counter PLUGIN_TRAPS = "sluice_plugin_traps_total", "Plugin calls that trapped, by stream and plugin.";
+    Counter DEDUP_EVICTED = "sluice_dedup_evicted_keys_total", "Keys dropped from a full seen-set before their window had passed, by stream.";
     Gauge DEDUP_KEYS = "sluice_dedup_keys", "Keys in the seen-set, by stream.";
     Counter DELIVER_RECORDS = "sluice_deliver_records_total", "Records delivered, by stream and sink.";
     Counter DELIVER_DEAD = "sluice_deliver_dead_total", "Records a sink refused for good, by stream and sink.";

@@ -46,12 +46,22 @@ pub enum Error {
     #[error("open journal {directory}: format version {found}, this build reads {supported}")]
     Format { directory: PathBuf, found: u32, supported: u32 },
     #[error("{operation} journal {directory}")]
-    Store { operation: &'static str, directory: PathBuf, #[source] source: std::io::Error },
+    Store {
+        operation: &'static str,
+        directory: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     /// An earlier commit or fsync failed: nothing is acknowledged any more until the node restarts.
     #[error("commit to journal: it stopped after an earlier failure: {reason}")]
     Poisoned { reason: String },
     #[error("read journal: lane {stream}, seq {seq}")]
-    Block { stream: Arc<str>, seq: Seq, #[source] source: BlockError },
+    Block {
+        stream: Arc<str>,
+        seq: Seq,
+        #[source]
+        source: BlockError,
+    },
 }
 
 /// New blocks with all that must become durable together with them.
@@ -313,7 +323,12 @@ impl Journal {
     /// Positions of all sources whose id starts with `prefix`.
     pub fn positions(&self, prefix: &str) -> Result<Vec<(Arc<str>, Bytes)>, Error> {
         let state = self.state.lock().expect("not poisoned");
-        Ok(state.positions.iter().filter(|(id, _)| id.starts_with(prefix)).map(|(i, p)| (i.clone(), p.clone())).collect())
+        Ok(state
+            .positions
+            .iter()
+            .filter(|(id, _)| id.starts_with(prefix))
+            .map(|(i, p)| (i.clone(), p.clone()))
+            .collect())
     }
 
     /// Last seq that arrived from an agent's lane; 0 if none.
