@@ -1,8 +1,75 @@
 //! Logs and metrics: how they are set up, and every metric the program has, declared in this one file.
 //!
-//! Labels come from closed sets (stream, sink, source kind, stage, reason class): never from the data.
+//! Logs go to standard error, one line per event. Metrics are kept in memory by one recorder and rendered when /metrics
+//! is asked for. Labels come from closed sets (stream, sink, source kind, stage, reason class): never from the data.
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::LogFormat;
+
+/// Upper bounds of the buckets of every histogram, in seconds: from an fsync of a fast disk to a timeout.
+const SECONDS_BUCKETS: [f64; 14] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("set up log: {filter:?} is not a filter: {reason}")]
+    Filter { filter: String, reason: String },
+    #[error("set up log: {reason}")]
+    Log { reason: String },
+    #[error("set up metrics")]
+    Metrics(#[source] BuildError),
+}
+
+/// Whether `filter` can be given to `install_log`.
+pub fn check_filter(filter: &str) -> Result<(), Error> {
+    parse_filter(filter).map(drop)
+}
+
+fn parse_filter(filter: &str) -> Result<EnvFilter, Error> {
+    let error = |reason: String| Error::Filter { filter: filter.to_owned(), reason };
+    if filter.trim().is_empty() {
+        return Err(error("it is empty".to_owned()));
+    }
+    // Alone, a word that is no level is taken for the name of a module that logs everything: "inof" would silence us.
+    let is_level = filter.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+    if !is_level && !filter.contains(['=', ',', ':', '[']) {
+        return Err(error("it is not a level".to_owned()));
+    }
+    EnvFilter::builder().parse(filter).map_err(|reason| error(reason.to_string()))
+}
+
+/// Sends log events of the whole process to standard error. Once per process; a second call fails.
+pub fn install_log(format: LogFormat, filter: &str) -> Result<(), Error> {
+    let filter = parse_filter(filter)?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let installed = match format {
+        LogFormat::Text => {
+            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            log.with_ansi(colours).try_init()
+        }
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+    installed.map_err(|reason| Error::Log { reason: reason.to_string() })
+}
+
+/// Installs the recorder of the whole process and describes every metric to it. Once per process; a second call fails.
+/// Whoever holds the handle calls `run_upkeep` now and then, else samples pile up.
+pub fn install_metrics() -> Result<PrometheusHandle, Error> {
+    let recorder = recorder().map_err(Error::Metrics)?;
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).map_err(|error| Error::Metrics(error.into()))?;
+    describe();
+    handle.run_upkeep(); // publishes the descriptions
+    Ok(handle)
+}
+
+fn recorder() -> Result<PrometheusRecorder, BuildError> {
+    let seconds = Matcher::Suffix("_seconds".to_owned());
+    Ok(PrometheusBuilder::new().set_buckets_for_metric(seconds, &SECONDS_BUCKETS)?.build_recorder())
+}
 
 /// A metric that only grows.
 #[derive(Clone, Copy, Debug)]
@@ -117,4 +184,80 @@ declare! {
     Gauge LINK_CONNECTED = "sluice_link_connected", "1 while the edge has a connection to a central.";
     Counter LINK_BLOCKS = "sluice_link_blocks_total", "Blocks sent (edge) or made durable (central), by stream.";
     Counter LINK_RESENT = "sluice_link_resent_blocks_total", "Blocks that arrived again and were dropped, by stream.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_has_a_proper_name() {
+        let stages = ["ingest", "journal", "process", "plugin", "dedup", "deliver", "link", "fleet", "admin", "schema"];
+        let mut names = std::collections::BTreeSet::new();
+        for (name, kind, help) in DECLARED {
+            let stage = name.strip_prefix("sluice_").and_then(|rest| rest.split('_').next());
+            assert!(stage.is_some_and(|stage| stages.contains(&stage)), "{name}: sluice_<stage>_...");
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{name}");
+            assert_eq!(name.ends_with("_total"), *kind == "Counter", "{name}: counters alone end in _total");
+            assert!(*kind != "Histogram" || name.ends_with("_seconds"), "{name}: histograms are in seconds");
+            assert!(help.ends_with('.') && help.len() > 20, "{name}: help is a sentence");
+            assert!(names.insert(name), "{name} is declared twice");
+        }
+    }
+
+    #[test]
+    fn every_touched_metric_is_rendered_with_its_help() {
+        let recorder = recorder().unwrap();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            for &(name, kind, help) in DECLARED {
+                match kind {
+                    "Counter" => Counter { name, help }.add(1, &[("stream", "s")]),
+                    "Gauge" => Gauge { name, help }.set(1.0, &[("stream", "s")]),
+                    "Histogram" => Histogram { name, help }.record(0.004, &[("stream", "s")]),
+                    other => panic!("{other} is not covered here"),
+                }
+            }
+        });
+        handle.run_upkeep();
+        let rendered = handle.render();
+        for (name, kind, help) in DECLARED {
+            assert!(rendered.contains(&format!("# HELP {name} {help}\n")), "{name} has no help in:\n{rendered}");
+            let sample = match *kind {
+                "Histogram" => format!("{name}_bucket{{stream=\"s\",le=\"0.005\"}} 1\n"),
+                _ => format!("{name}{{stream=\"s\"}} 1\n"),
+            };
+            assert!(rendered.contains(&sample), "{sample} is not in:\n{rendered}");
+        }
+    }
+
+    #[test]
+    fn filters_are_levels_or_directives() {
+        for filter in ["info", "DEBUG", "warn,sluice::journal=debug", "sluice=trace", "off"] {
+            assert!(check_filter(filter).is_ok(), "{filter}");
+        }
+        for filter in ["", "inof", "sluice=loud", "a=b=c", "[{"] {
+            assert!(check_filter(filter).is_err(), "{filter}");
+        }
+    }
+
+    #[test]
+    fn metric_macros_are_used_in_this_file_alone() {
+        let raw = regex::Regex::new(r"\b(counter|gauge|histogram|describe_\w+)!\s*\(").unwrap();
+        let mut folders = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+        let mut count = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if !path.ends_with("telemetry.rs") {
+                    count += 1;
+                    assert!(!raw.is_match(&std::fs::read_to_string(&path).unwrap()), "{}", path.display());
+                }
+            }
+        }
+        assert!(count > 10, "found the sources");
+    }
 }
