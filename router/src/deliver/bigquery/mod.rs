@@ -7,7 +7,9 @@ pub enum Auth {
     None,
     /// Application default credentials.
     Default,
-    ServiceAccountKey { path: std::path::PathBuf },
+    ServiceAccountKey {
+        path: std::path::PathBuf,
+    },
     /// The metadata server (workload identity).
     Metadata,
 }
