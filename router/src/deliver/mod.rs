@@ -8,6 +8,7 @@
 pub mod bigquery;
 pub mod elasticsearch;
 pub mod link;
+pub mod outage;
 pub mod parquet;
 pub mod retry;
 pub mod stdout;
