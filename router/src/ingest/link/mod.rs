@@ -1,0 +1,162 @@
+//! The source that accepts blocks from edges: central's half of the link. [`crate::link`] describes the protocol and
+//! the rules that make it exactly once.
+//!
+//! A connection is a task that greets the edge and starts a task per lane stream. A lane reads blocks, checks them,
+//! gathers what has arrived into one append, and acknowledges what the append made durable. Nothing is acknowledged
+//! before, and a failed append ends the connection without an ack.
+//!
+//! Slowing down: while the journal is full an append waits, the lane stops reading, QUIC stops granting credit, and the
+//! edge's lane waits with its blocks in its own journal.
+//!
+//! Memory per connection is bounded: [`BUDGET_BYTES`] of frames being read or appended, and the stream windows in front
+//! of them. The number of connections is bounded by the settings.
+//!
+//! What an edge does wrong hurts that edge alone: its connection is closed with a code and a reason, which it logs too.
+
+mod connection;
+mod lane;
+mod schemas;
+mod turns;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::journal::Journal;
+use crate::link::{CloseCode, Error, tls};
+use crate::schema::registry::Registry;
+use crate::tasks::Tasks;
+
+/// Bytes of one connection's frames that are being read or wait to become durable.
+const BUDGET_BYTES: usize = 32 << 20;
+/// For the handshake, for hello, for the first frame of a lane.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// At shutdown: for appends under way and their acks.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Streams that are refused, remembered so that each is logged once.
+const REFUSED_STREAMS_MAX: usize = 1024;
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub listen: SocketAddr,
+    pub ca_certificate: PathBuf,
+    pub certificate: PathBuf,
+    pub private_key: PathBuf,
+    /// Edges at once; one more is refused until another leaves.
+    pub connections_max: usize,
+}
+
+/// Whether central carries a stream. Asked whenever a lane opens, so that it may change while the node runs.
+pub type StreamFilter = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// Accepts edges.
+pub struct LinkSource {
+    endpoint: quinn::Endpoint,
+    connections: Arc<Semaphore>,
+    shared: Arc<Shared>,
+}
+
+/// What all connections share.
+struct Shared {
+    journal: Journal,
+    schemas: schemas::Schemas,
+    accepts: StreamFilter,
+    turns: turns::Turns,
+    /// Counts hellos: of two connections of one agent the higher is the newer.
+    generation: AtomicU64,
+    refused_streams: Mutex<BTreeSet<String>>,
+    tasks: Tasks,
+}
+
+impl LinkSource {
+    /// Reads the certificates and binds the socket. Edges are served once [`LinkSource::run`] runs.
+    /// Returns the address it is bound to as well, for `listen` with port 0.
+    pub fn bind(
+        settings: &Settings,
+        journal: Journal,
+        registry: Registry,
+        accepts: StreamFilter,
+        tasks: &Tasks,
+    ) -> Result<(LinkSource, SocketAddr), Error> {
+        let config = tls::server(&tls::Files {
+            ca_certificate: &settings.ca_certificate,
+            certificate: &settings.certificate,
+            private_key: &settings.private_key,
+        })?;
+        let bind = |source| Error::Bind { address: settings.listen, source };
+        let endpoint = quinn::Endpoint::server(config, settings.listen).map_err(bind)?;
+        let address = endpoint.local_addr().map_err(bind)?;
+        let shared = Shared {
+            schemas: schemas::Schemas::load(journal.clone(), registry)?,
+            journal,
+            accepts,
+            turns: turns::Turns::default(),
+            generation: AtomicU64::new(0),
+            refused_streams: Mutex::default(),
+            tasks: tasks.clone(),
+        };
+        let connections = Arc::new(Semaphore::new(settings.connections_max));
+        Ok((LinkSource { endpoint, connections, shared: Arc::new(shared) }, address))
+    }
+
+    /// Serves edges until the node stops; returns when what was under way is acknowledged or the grace is over.
+    pub async fn run(self) {
+        let stop = self.shared.tasks.stop().clone();
+        let mut was_full = false;
+        loop {
+            let incoming = tokio::select! {
+                incoming = self.endpoint.accept() => incoming,
+                () = stop.cancelled() => None,
+            };
+            let Some(incoming) = incoming else { break };
+            match Arc::clone(&self.connections).try_acquire_owned() {
+                Ok(slot) => {
+                    was_full = false;
+                    let shared = Arc::clone(&self.shared);
+                    self.shared.tasks.spawn("link connection", async move {
+                        connection::serve(shared, incoming).await;
+                        drop(slot);
+                    });
+                }
+                Err(_) => {
+                    if !was_full {
+                        tracing::warn!(remote = %incoming.remote_address(), "link connection refused: connections_max");
+                    }
+                    was_full = true;
+                    incoming.refuse();
+                }
+            }
+        }
+        self.drain().await;
+    }
+
+    async fn drain(&self) {
+        let idle = tokio::time::timeout(STOP_GRACE + Duration::from_secs(1), self.endpoint.wait_idle()).await;
+        if idle.is_err() {
+            self.endpoint.close(CloseCode::Stopping.code(), b"central is stopping");
+            // A moment for the close frames to leave.
+            let _ = tokio::time::timeout(Duration::from_millis(200), self.endpoint.wait_idle()).await;
+        }
+    }
+}
+
+impl Shared {
+    /// True the first time a stream is refused.
+    fn note_refused(&self, stream: &str) -> bool {
+        let mut refused = self.refused_streams.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.len() < REFUSED_STREAMS_MAX && refused.insert(stream.to_owned())
+    }
+
+    /// True where the stream had been refused.
+    fn forget_refused(&self, stream: &str) -> bool {
+        self.refused_streams.lock().unwrap_or_else(PoisonError::into_inner).remove(stream)
+    }
+}
