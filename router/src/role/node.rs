@@ -1,7 +1,6 @@
 //! A running node: its parts, started in order and stopped in the other.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use crate::clock::Clock;
 use crate::config::{Role, Settings, Stream};
 use crate::ingest::file::FileSource;
 use crate::ingest::http::HttpSource;
-use crate::ingest::link::LinkSource;
+use crate::ingest::link::{LinkSource, StreamFilter};
 use crate::journal::Journal;
 use crate::pipeline::{self, Lane};
 use crate::process::plugin::{Host, Plugin};
@@ -48,7 +47,7 @@ impl Node {
         let (sources, deliveries, admin) = (Tasks::new(), Tasks::new(), Tasks::new());
 
         let mut lanes = Vec::with_capacity(settings.streams.len());
-        let mut link = None;
+        let link = sinks::link(settings, &journal, &registry, &deliveries).context("start link")?;
         for stream in &settings.streams {
             let recipe = match settings.role {
                 Role::Edge => None,
@@ -59,7 +58,7 @@ impl Node {
             };
             let names = sinks::names(settings.role, stream);
             let lane = Lane::open(&stream.name, &journal, &registry, recipe, &names).await?;
-            let parts = sinks::build(settings, stream, &journal, &registry, &mut link, &deliveries)?;
+            let parts = sinks::build(settings, stream, link.as_ref())?;
             pipeline::start(&lane, parts, &deliveries)?;
             lanes.push(lane);
         }
@@ -67,7 +66,7 @@ impl Node {
 
         let status = Arc::new(NodeStatus::new(settings, journal.clone(), lanes));
         if let Some(admin_settings) = &settings.admin {
-            let metrics = telemetry::install_metrics();
+            let metrics = telemetry::install_metrics()?;
             let address = admin::serve(admin_settings.clone(), status.clone(), metrics, &admin).await?;
             info!(%address, "admin listens");
         }
@@ -83,10 +82,11 @@ impl Node {
             schemas.insert(Arc::clone(&stream.name), self.registry.message(&stream.message)?);
         }
         if let Some(link) = &settings.link_source {
-            let streams: Arc<[Arc<str>]> = settings.streams.iter().map(|stream| Arc::clone(&stream.name)).collect();
-            let address: SocketAddr =
-                LinkSource::bind(link.clone(), self.journal.clone(), self.registry.clone(), streams, &self.sources)
-                    .await?;
+            let streams: HashSet<Arc<str>> = schemas.keys().cloned().collect();
+            let accepts: StreamFilter = Arc::new(move |stream| streams.contains(stream));
+            let (source, address) =
+                LinkSource::bind(link, self.journal.clone(), self.registry.clone(), accepts, &self.sources)?;
+            self.sources.spawn("link source", source.run());
             info!(%address, "link listens");
         }
         if let Some(http) = &settings.http_source {

@@ -12,7 +12,7 @@ use crate::telemetry;
 /// for a restart, because it would move data that a running stage holds.
 pub(super) fn reload(running: &Settings, config_path: &Path, node: &Node) {
     let settings = match config::load(config_path) {
-        Ok(settings) => settings,
+        Ok(loaded) => loaded.settings,
         Err(reason) => {
             error!(config = %config_path.display(), error = %reason, "reload refused, the node goes on as it was");
             return;

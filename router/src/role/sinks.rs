@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use crate::config::{Role, Settings, SinkKind, Stream};
 use crate::deliver::bigquery::BigquerySink;
 use crate::deliver::elasticsearch::ElasticsearchSink;
-use crate::deliver::link::{Link, LinkSink, SchemaSource};
+use crate::deliver::link::{Agent, Link, SchemaSource};
 use crate::deliver::parquet::ParquetSink;
 use crate::deliver::stdout::StdoutSink;
 use crate::deliver::{self, Sink};
@@ -26,29 +26,36 @@ pub(super) fn names(role: Role, stream: &Stream) -> Vec<Arc<str>> {
     }
 }
 
-/// Makes a stream's sinks. `link` is the node's one connection, made with the first stream.
+/// The node's connection to central, if it is an edge.
+pub(super) fn link(
+    settings: &Settings,
+    journal: &Journal,
+    registry: &Registry,
+    tasks: &Tasks,
+) -> anyhow::Result<Option<Link>> {
+    let Some(link) = &settings.link_sink else { return Ok(None) };
+    let agent = Agent {
+        id: Arc::clone(journal.agent()),
+        epoch: journal.epoch(),
+        streams: settings.streams.iter().map(|stream| Arc::clone(&stream.name)).collect(),
+    };
+    let registry = registry.clone();
+    let schemas: SchemaSource = Arc::new(move |fingerprint| registry.by_fingerprint(fingerprint));
+    Ok(Some(Link::start(link.clone(), agent, schemas, tasks)?))
+}
+
+/// Makes a stream's sinks.
 pub(super) fn build(
     settings: &Settings,
     stream: &Stream,
-    journal: &Journal,
-    registry: &Registry,
-    link: &mut Option<Arc<Link>>,
-    tasks: &Tasks,
+    link: Option<&Link>,
 ) -> anyhow::Result<Vec<(Arc<str>, Box<dyn Sink>)>> {
-    match (&settings.link_sink, settings.role) {
-        (Some(link_settings), Role::Edge) => {
-            if link.is_none() {
-                let schemas: SchemaSource = schema_source(registry);
-                *link = Some(Link::start(link_settings.clone(), journal.agent(), journal.epoch(), schemas, tasks)?);
-            }
-            let link = link.as_ref().context("start link")?;
-            Ok(vec![(Arc::from(LINK), Box::new(LinkSink::new(Arc::clone(link), &stream.name)))])
-        }
-        _ => {
-            let made = settings.sinks.iter().filter(|sink| stream.sinks.contains(&sink.name));
-            made.map(|sink| Ok((Arc::clone(&sink.name), one(&sink.name, &sink.kind)?))).collect()
-        }
+    if let Some(link) = link {
+        let name: Arc<str> = Arc::from(LINK);
+        return Ok(vec![(Arc::clone(&name), Box::new(link.sink(name)))]);
     }
+    let made = settings.sinks.iter().filter(|sink| stream.sinks.contains(&sink.name));
+    made.map(|sink| Ok((Arc::clone(&sink.name), one(&sink.name, &sink.kind)?))).collect()
 }
 
 fn one(name: &Arc<str>, kind: &SinkKind) -> Result<Box<dyn Sink>, deliver::Error> {
@@ -58,14 +65,6 @@ fn one(name: &Arc<str>, kind: &SinkKind) -> Result<Box<dyn Sink>, deliver::Error
         SinkKind::Elasticsearch(settings) => Box::new(ElasticsearchSink::new(name, settings)?),
         SinkKind::Bigquery(settings) => Box::new(BigquerySink::new(name, settings)?),
         SinkKind::Stdout => Box::new(StdoutSink::new(name)),
-    })
-}
-
-fn schema_source(registry: &Registry) -> SchemaSource {
-    let registry = registry.clone();
-    Arc::new(move |fingerprint| {
-        let schema = registry.by_fingerprint(fingerprint)?;
-        Some((schema.message().to_owned(), schema.descriptors.clone()))
     })
 }
 
