@@ -146,6 +146,7 @@ impl<'a> Check<'a> {
         self.repeated(entries, &at.path);
         let properties = at.schema.get("properties").and_then(Schema::as_object);
         let other = at.schema.get("additionalProperties").filter(|other| **other != Schema::Bool(false));
+        let mut meant = Vec::new();
         for entry in entries {
             let path = at.path.key(&entry.key);
             match properties.and_then(|known| known.get(&entry.key)).or(other) {
@@ -153,7 +154,10 @@ impl<'a> Check<'a> {
                 None => {
                     let known = || properties.into_iter().flat_map(|known| known.keys()).map(String::as_str);
                     let help = match closest(&entry.key, known()) {
-                        Some(key) => format!("did you mean {key}?"),
+                        Some(key) => {
+                            meant.push(key);
+                            format!("did you mean {key}?")
+                        }
                         None if known().next().is_none() => "nothing is set here: write {}".to_owned(),
                         None => format!("allowed here: {}", known().collect::<Vec<_>>().join(", ")),
                     };
@@ -162,7 +166,10 @@ impl<'a> Check<'a> {
             }
         }
         let required = at.schema.get("required").and_then(Schema::as_array).into_iter().flatten();
-        for key in required.filter_map(Schema::as_str).filter(|key| entries.iter().all(|entry| entry.key != *key)) {
+        for key in required.filter_map(Schema::as_str) {
+            if meant.contains(&key) || entries.iter().any(|entry| entry.key == key) {
+                continue;
+            }
             let description = properties.and_then(|known| known[key].get("description")).and_then(Schema::as_str);
             self.report(place, &at.path.key(key), "is required".to_owned(), description);
         }

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap as _, SerializeSeq as _, Serializer};
+use serde_saphyr::budget::BudgetBreach;
 use serde_saphyr::{DuplicateKeyPolicy, Location, Spanned};
 
 use super::problem::{Place, Problem};
@@ -113,10 +114,7 @@ impl Node {
         };
         serde_saphyr::from_str_with_options(text, options).map_err(|error| {
             let place = error.location().map_or(Place::START, Place::from);
-            // The library ends its sentence with the place; ours stands in front.
-            let said = error.without_snippet().to_string();
-            let said = said.split(" at line ").next().unwrap_or_default().trim_end_matches([',', '.']).to_owned();
-            Problem::new(place, Path::default(), format!("not readable as YAML: {said}"))
+            Problem::new(place, Path::default(), unreadable(error.without_snippet()))
         })
     }
 
@@ -244,6 +242,24 @@ impl<'de> Deserialize<'de> for Value {
 impl From<Location> for Place {
     fn from(location: Location) -> Place {
         Place { line: location.line().max(1), column: location.column().max(1) }
+    }
+}
+
+/// Why a text is not a tree.
+fn unreadable(error: &serde_saphyr::Error) -> String {
+    match error {
+        serde_saphyr::Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
+            format!("is nested deeper than {DEPTH_MAX} levels")
+        }
+        serde_saphyr::Error::Budget { breach: BudgetBreach::Documents { .. }, .. }
+        | serde_saphyr::Error::MultipleDocuments { .. } => "a second document begins here; one is allowed".to_owned(),
+        serde_saphyr::Error::Budget { .. } => format!("is too large: more than {NODES_MAX} values, aliases expanded"),
+        error => {
+            // The library ends its sentence with the place; ours stands in front.
+            let said = error.to_string();
+            let said = said.split(" at line ").next().unwrap_or_default();
+            format!("is not YAML: {}", said.trim_end_matches([',', '.', ' ']))
+        }
     }
 }
 

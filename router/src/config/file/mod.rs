@@ -52,7 +52,6 @@ pub struct Config {
     #[serde(default)]
     pub sources: Sources,
     /// The flows of records, each of one message type, by name.
-    #[serde(default)]
     pub streams: BTreeMap<String, Stream>,
     /// Where records leave, by name; central and solo only.
     #[serde(default)]

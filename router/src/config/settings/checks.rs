@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::super::problem::Problem;
-use super::super::tree::{Node, Path};
-use super::super::units::{ByteSize, Period};
+use super::super::tree::{Node, Path, Text, Value};
+use super::super::units::{ByteSize, Period, Secret};
 
 /// Longest name of an agent, stream, sink, source or plugin: it becomes part of keys, labels and file names.
 const NAME_MAX_LEN: usize = 100;
@@ -67,26 +67,45 @@ impl<'a> Checks<'a> {
         usize::try_from(count).unwrap_or(usize::MAX)
     }
 
-    /// A name that can stand in keys, labels, addresses and file names.
+    /// The text at `path` for a message: as it was written where `${...}` was replaced, else `text`, which was made
+    /// from it.
+    pub fn shown(&self, path: &Path, text: String) -> String {
+        match self.tree.get(path).map(|node| &node.value) {
+            Some(Value::Text(Text { written: Some(written), .. })) => written.clone(),
+            _ => text,
+        }
+    }
+
+    /// A name that can stand in keys, labels, addresses and file names: the value at `path`, or its last key.
     pub fn name(&mut self, path: &Path, name: &str) {
         let starts_well = name.starts_with(|first: char| first.is_ascii_alphanumeric());
         let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
         if !starts_well || !plain || name.len() > NAME_MAX_LEN {
-            let help = format!("write up to {NAME_MAX_LEN} letters, digits, - _ and . (not first)");
-            self.refuse(path, format!("{name:?} is not a name"), help);
+            let help = format!("write up to {NAME_MAX_LEN} letters, digits, - _ and . and begin with a letter or digit");
+            self.refuse(path, format!("{:?} is not a name", self.shown(path, name.to_owned())), help);
         }
+    }
+
+    /// A secret that is there: an empty one comes from a variable or file that nobody filled.
+    pub fn secret(&mut self, path: &Path, secret: &Secret) -> String {
+        if secret.0.is_empty() {
+            self.refuse(path, "is empty", "fill the variable or file it comes from, or write auth: none");
+        }
+        secret.0.clone()
     }
 
     /// An address with scheme, without user and password: those would be printed with it.
     pub fn url(&mut self, path: &Path, url: &str) {
         const HELP: &str = "write http:// or https://, the host and its port, as in https://search.example:9200";
+        if url.contains('@') {
+            // Not shown either.
+            return self.refuse(path, "holds a user or password", "write them below auth, where they are never printed");
+        }
         let parsed = url.parse::<http::Uri>().ok();
         let authority = parsed.as_ref().and_then(http::Uri::authority);
         let scheme = parsed.as_ref().and_then(http::Uri::scheme_str);
         if !matches!(scheme, Some("http" | "https")) || authority.is_none_or(|authority| authority.host().is_empty()) {
             self.refuse_value(path, "is not a URL", HELP);
-        } else if authority.is_some_and(|authority| authority.as_str().contains('@')) {
-            self.refuse(path, "holds a user or password", "write them below auth, where they are never printed");
         }
     }
 }

@@ -82,9 +82,13 @@ fn elasticsearch(
         auth: match &sink.auth {
             file::ElasticsearchAuth::None => deliver::elasticsearch::Auth::None,
             file::ElasticsearchAuth::Basic(file::Basic { user, password }) => {
-                deliver::elasticsearch::Auth::Basic { user: user.clone(), password: password.0.clone() }
+                let path = path.key("auth").key("basic").key("password");
+                deliver::elasticsearch::Auth::Basic { user: user.clone(), password: checks.secret(&path, password) }
             }
-            file::ElasticsearchAuth::ApiKey(key) => deliver::elasticsearch::Auth::ApiKey { encoded: key.0.clone() },
+            file::ElasticsearchAuth::ApiKey(key) => {
+                let path = path.key("auth").key("api_key");
+                deliver::elasticsearch::Auth::ApiKey { encoded: checks.secret(&path, key) }
+            }
         },
         index: sink.index.clone(),
         request_max_bytes: checks.memory(
@@ -109,7 +113,8 @@ fn check_index(checks: &mut Checks<'_>, path: &Path, index: &str, streams: &[&st
         let bad_letter = |c: char| c.is_uppercase() || c.is_whitespace() || c.is_control() || "\\/*?\"<>|,#:{}".contains(c);
         if starts_badly || name.contains(bad_letter) || name.len() > 255 {
             let help = "write lowercase letters, digits, - _ and . (not first); {stream} stands for the stream's name";
-            return checks.refuse(path, format!("makes {name:?}, which is not the name of an index"), help);
+            let shown = checks.shown(path, name);
+            return checks.refuse(path, format!("makes {shown:?}, which is not the name of an index"), help);
         }
     }
 }
@@ -163,7 +168,8 @@ fn check_table(checks: &mut Checks<'_>, path: &Path, table: &str, streams: &[&st
         checks.refuse_value(path, "is not the name of a table", help);
     } else if let Some(stream) = streams.iter().find(|stream| table.contains(STREAM) && stream.contains('.')) {
         let help = "name a table of its own here: a table's name has no dots";
-        checks.refuse(path, format!("makes {:?}, which is not the name of a table", table.replace(STREAM, stream)), help);
+        let shown = checks.shown(path, table.replace(STREAM, stream));
+        checks.refuse(path, format!("makes {shown:?}, which is not the name of a table"), help);
     }
 }
 

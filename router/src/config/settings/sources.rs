@@ -23,8 +23,8 @@ fn file(checks: &mut Checks<'_>, config: &Config, name: &str, source: &file::Fil
     }
     for (key, patterns) in [("include", &source.include), ("exclude", &source.exclude)] {
         for (i, pattern) in patterns.iter().enumerate() {
-            if let Err(error) = glob::Pattern::new(pattern) {
-                let help = format!("{}: * stands for any letters of a name, ** for any folders", error.msg);
+            if glob::Pattern::new(pattern).is_err() {
+                let help = "* stands for any letters of a name, ** between slashes for any folders, [a-z] for one letter";
                 checks.refuse_value(&path.key(key).index(i), "is not a pattern", help);
             }
         }
@@ -70,7 +70,8 @@ fn check_stream(checks: &mut Checks<'_>, config: &Config, path: &Path, source: &
     };
     if source.format == file::FileFormat::Line && stream.message != LINE_MESSAGE {
         let help = format!("text lines become {LINE_MESSAGE}: give them a stream of that message, or write format: json");
-        checks.refuse(&path.key("format"), format!("line does not make {}", stream.message), help);
+        let message = checks.shown(&Path::of(&["streams", &source.stream, "message"]), stream.message.clone());
+        checks.refuse(&path.key("format"), format!("line does not make {message}"), help);
     }
 }
 
