@@ -40,6 +40,8 @@ pub enum Error {
     Crypto { reason: String },
     #[error("listen on {address}")]
     Bind { address: SocketAddr, #[source] source: std::io::Error },
+    #[error("open {count} lanes on one link: at most {max}")]
+    Lanes { count: usize, max: u32 },
     #[error("read schemas for the link")]
     Journal { #[source] source: crate::journal::Error },
     /// The stream or connection ended: reconnect.

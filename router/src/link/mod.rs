@@ -49,8 +49,9 @@
 //!
 //! # Limits
 //!
-//! [`LANES_MAX`] lane streams per connection, [`STREAM_WINDOW`] bytes in flight per lane stream. The connection's window
-//! is the sum of its streams', so that a lane that waits cannot take the credit of another.
+//! [`LANES_MAX`] lane streams per connection, [`STREAM_WINDOW`] bytes on the wire per lane stream. Central shares
+//! [`RECEIVE_BUFFERS`] among the connections it allows, so that edges that all push against a full journal cost it a
+//! bounded amount of memory however many they are.
 
 mod error;
 pub mod frame;
@@ -67,6 +68,8 @@ pub const PROTOCOL_MINOR: u32 = 0;
 /// What this build calls itself to the other end.
 pub const PROGRAM: &str = concat!("sluice ", env!("CARGO_PKG_VERSION"));
 /// Lane streams open at once on one connection.
-pub const LANES_MAX: u32 = 64;
-/// Bytes in flight per lane stream: at 50 ms round trip, 40 MB/s of compressed blocks.
-pub const STREAM_WINDOW: u32 = 2 << 20;
+pub const LANES_MAX: u32 = 256;
+/// Bytes on the wire per lane stream: at 20 ms round trip 50 MB/s of compressed blocks.
+pub const STREAM_WINDOW: u32 = 1 << 20;
+/// Bytes that all connections of a central may have received and not yet read.
+pub const RECEIVE_BUFFERS: u64 = 512 << 20;

@@ -17,7 +17,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 
-use super::{ALPN, Error, LANES_MAX, STREAM_WINDOW};
+use super::{ALPN, Error, LANES_MAX, RECEIVE_BUFFERS, STREAM_WINDOW};
 use crate::clock::Clock;
 
 /// Central ends a connection that was silent for this long. Edges send keep-alives far more often.
@@ -25,7 +25,8 @@ const SERVER_IDLE: Duration = Duration::from_secs(120);
 /// Longest keep-alive interval, so that three fit into `SERVER_IDLE`.
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(40);
 /// Acks and greetings to an edge.
-const CLIENT_STREAM_WINDOW: u32 = 512 << 10;
+const CLIENT_STREAM_WINDOW: u32 = 64 << 10;
+const CLIENT_RECEIVE_WINDOW: u32 = 4 << 20;
 /// Bytes an edge has on the wire, over all lanes.
 const CLIENT_SEND_WINDOW: u64 = 32 << 20;
 
@@ -60,7 +61,7 @@ pub fn client(files: &Files<'_>, keep_alive: Duration) -> Result<quinn::ClientCo
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(CLIENT_STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(CLIENT_STREAM_WINDOW * (LANES_MAX + 1)))
+        .receive_window(VarInt::from_u32(CLIENT_RECEIVE_WINDOW))
         .send_window(CLIENT_SEND_WINDOW)
         .datagram_receive_buffer_size(None);
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(crypto)?));
@@ -68,8 +69,8 @@ pub fn client(files: &Files<'_>, keep_alive: Duration) -> Result<quinn::ClientCo
     Ok(config)
 }
 
-/// Central's end.
-pub fn server(files: &Files<'_>) -> Result<quinn::ServerConfig, Error> {
+/// Central's end, for at most `connections_max` edges.
+pub fn server(files: &Files<'_>, connections_max: usize) -> Result<quinn::ServerConfig, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let (chain, key) = identity(files)?;
     let verifier = client_verifier(files.ca_certificate, &provider)?;
@@ -89,12 +90,17 @@ pub fn server(files: &Files<'_>) -> Result<quinn::ServerConfig, Error> {
         .max_concurrent_bidi_streams(VarInt::from_u32(LANES_MAX + 1))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        // The sum of the streams': a lane that waits for the journal must not take another lane's credit.
-        .receive_window(VarInt::from_u32(STREAM_WINDOW * (LANES_MAX + 1)))
+        .receive_window(VarInt::from_u32(receive_window(connections_max)))
         .datagram_receive_buffer_size(None);
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(crypto)?));
     config.transport_config(Arc::new(transport));
     Ok(config)
+}
+
+/// One connection's share of [`RECEIVE_BUFFERS`]: what one lane fills at least, what 32 lanes fill at most.
+fn receive_window(connections_max: usize) -> u32 {
+    let share = RECEIVE_BUFFERS / (connections_max.max(1) as u64);
+    share.clamp(u64::from(STREAM_WINDOW), u64::from(STREAM_WINDOW) * 32) as u32
 }
 
 /// DNS names in a certificate's SAN extension: the agents it may speak for.

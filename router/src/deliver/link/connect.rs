@@ -14,7 +14,7 @@ use super::{Agent, LinkSink, SchemaSource, Settings};
 use crate::deliver::retry::Backoff;
 use crate::link::frame::{self, Frame, FrameReader};
 use crate::link::message::{Hello, fingerprint};
-use crate::link::{CloseCode, Error, PROGRAM, PROTOCOL_MAJOR, PROTOCOL_MINOR, explain, tls};
+use crate::link::{CloseCode, Error, LANES_MAX, PROGRAM, PROTOCOL_MAJOR, PROTOCOL_MINOR, explain, tls};
 use crate::record::Fingerprint;
 use crate::tasks::{Stop, Tasks};
 use crate::telemetry;
@@ -65,6 +65,9 @@ pub(super) struct Session {
 impl Link {
     /// Reads the certificates and starts the task that keeps the connection.
     pub fn start(settings: Settings, agent: Agent, schemas: SchemaSource, tasks: &Tasks) -> Result<Link, Error> {
+        if agent.streams.len() > LANES_MAX as usize {
+            return Err(Error::Lanes { count: agent.streams.len(), max: LANES_MAX });
+        }
         let config = tls::client(
             &tls::Files {
                 ca_certificate: &settings.ca_certificate,

@@ -5,7 +5,6 @@
 //! is dropped whenever something else happens first, so it must take nothing before it answers.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,9 +128,6 @@ impl LinkSink {
             Ok(opened) => opened,
             Err(end) => return end,
         };
-        if self.trouble.take().is_some() {
-            tracing::info!(stream = %feed.stream(), central = session.central, "lane forwarded again");
-        }
         if let Err(end) = self.align(feed, last, stop).await {
             return end;
         }
@@ -258,6 +254,9 @@ impl LinkSink {
                     if let Err(error) = lane.window.acknowledge(seq) {
                         return error.into();
                     }
+                    if lane.window.has_settled() && self.trouble.take().is_some() {
+                        tracing::info!(stream = %feed.stream(), "lane forwarded again");
+                    }
                 }
                 () = tokio::time::sleep_until(committed + COMMIT_EVERY), if lane.window.has_settled() => {
                     if let Err(error) = commit(feed, &mut lane.window, &state).await {
@@ -352,16 +351,13 @@ async fn write_frames(mut send: SendStream, mut frames: mpsc::Receiver<Frame>) -
 
 /// Publishes acks until the lane is refused or the stream ends.
 async fn read_acks(mut reader: FrameReader, acks: watch::Sender<Seq>) -> End {
-    let mut reading = pin!(async move {
-        loop {
-            match reader.next().await {
-                Ok(Some(Frame::Ack(ack))) => acks.send_replace(ack.seq),
-                Ok(Some(Frame::LaneRefused(refused))) => return End::Trouble(refused.reason),
-                Ok(Some(other)) => return other.unexpected("ack").into(),
-                Ok(None) => return End::Lost,
-                Err(error) => return error.into(),
-            };
-        }
-    });
-    (&mut reading).await
+    loop {
+        match reader.next().await {
+            Ok(Some(Frame::Ack(ack))) => acks.send_replace(ack.seq),
+            Ok(Some(Frame::LaneRefused(refused))) => return End::Trouble(refused.reason),
+            Ok(Some(other)) => return other.unexpected("ack").into(),
+            Ok(None) => return End::Lost,
+            Err(error) => return error.into(),
+        };
+    }
 }

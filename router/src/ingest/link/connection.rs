@@ -12,15 +12,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::turns::Edge;
-use super::{BUDGET_BYTES, GREETING_TIMEOUT, STOP_GRACE, Shared, lane};
+use super::{GREETING_TIMEOUT, LARGE_BLOCKS_MAX, STOP_GRACE, Shared, lane};
 use crate::journal::NAME_MAX_LEN;
 use crate::link::frame::{self, Frame, FrameReader};
 use crate::link::message::{Hello, Welcome, fingerprint};
 use crate::link::{CloseCode, Error, PROGRAM, PROTOCOL_MAJOR, PROTOCOL_MINOR, explain, tls};
-
-/// Permits count KiB, because a semaphore's acquire takes 32 bits.
-pub(super) const PERMIT_BYTES: usize = 1 << 10;
-pub(super) const BUDGET_PERMITS: usize = BUDGET_BYTES / PERMIT_BYTES;
 
 /// A greeted edge.
 pub(super) struct Peer {
@@ -30,8 +26,8 @@ pub(super) struct Peer {
     pub(super) names: Vec<String>,
     pub(super) generation: u64,
     pub(super) connection: quinn::Connection,
-    /// Permits of `PERMIT_BYTES` for frames in memory.
-    pub(super) budget: Arc<Semaphore>,
+    /// Permits for large blocks being read.
+    pub(super) large: Arc<Semaphore>,
 }
 
 /// The control stream; nothing is sent on it after the greeting, but closing it early would look like an error.
@@ -109,8 +105,8 @@ async fn greet(shared: &Shared, connection: &quinn::Connection) -> Result<(Peer,
         shared.turns.leave(&edge, generation);
         return Err(error);
     }
-    let budget = Arc::new(Semaphore::new(BUDGET_PERMITS));
-    let peer = Peer { edge, names, generation, connection: connection.clone(), budget };
+    let large = Arc::new(Semaphore::new(LARGE_BLOCKS_MAX));
+    let peer = Peer { edge, names, generation, connection: connection.clone(), large };
     Ok((peer, hello, (send, reader)))
 }
 

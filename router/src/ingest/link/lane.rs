@@ -14,10 +14,10 @@ use quinn::SendStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::timeout;
 
-use super::connection::{BUDGET_PERMITS, PERMIT_BYTES, Peer, close_reason};
+use super::connection::{Peer, close_reason};
 use super::schemas::SchemaError;
 use super::turns::Turn;
-use super::{GREETING_TIMEOUT, STOP_GRACE, Shared};
+use super::{BUDGET_PERMITS, GREETING_TIMEOUT, LARGE_BLOCK_BYTES, PERMIT_BYTES, STOP_GRACE, Shared};
 use crate::journal::{self, Append, Block, Journal, NAME_MAX_LEN};
 use crate::link::frame::{self, Frame, FrameReader};
 use crate::link::message::{Ack, Gap, LaneOpen, LaneReady, LaneRefused, SchemaOffer, fingerprint};
@@ -27,7 +27,7 @@ use crate::{tasks, telemetry};
 
 /// Stored bytes of one append. Large enough that one append at a time fills any disk.
 const GROUP_MAX_BYTES: usize = 4 << 20;
-/// Blocks between `read` and the appender; the connection's budget bounds their bytes.
+/// Blocks between `read` and the appender; the budget bounds their bytes.
 const ARRIVED_MAX: usize = 256;
 /// For the last frames of a lane to reach the edge.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -230,15 +230,21 @@ impl Lane {
         order: &mut Order,
     ) -> Result<bool, End> {
         let Some(header) = reader.header().await? else { return Ok(false) };
-        // Room is taken before the body is read. A lane that holds room for half a frame cannot hold up the others:
-        // its stream's credit is its own, so the rest of the frame can always come.
-        let permits = (header.len / PERMIT_BYTES + 1).min(BUDGET_PERMITS) as u32;
-        let budget = Arc::clone(&self.peer.budget).acquire_many_owned(permits).await.map_err(|_| End::Over)?;
+        let is_large = header.len > LARGE_BLOCK_BYTES;
+        // Waiting here could hold the connection's window that the other large blocks need to become whole.
+        let _large = match is_large.then(|| Arc::clone(&self.peer.large).try_acquire_owned()) {
+            Some(Err(_)) => return Err(End::Refused("too many large blocks at once on one connection".to_owned())),
+            Some(Ok(permit)) => Some(permit),
+            None => None,
+        };
         match reader.body(header).await? {
             Frame::Block { seq, stored } => {
                 let block = self.check(seq, &stored)?;
                 order.admit(seq)?;
                 self.shared.schemas.ensure(block.fingerprint).await?;
+                let permits = (header.len / PERMIT_BYTES + 1).min(BUDGET_PERMITS) as u32;
+                let budget = Arc::clone(&self.shared.budget).acquire_many_owned(permits).await;
+                let budget = budget.map_err(|_| End::Over)?; // it is never closed
                 // The appender only goes away with this future.
                 arrived.send(Arrived { block, _budget: budget }).await.map_err(|_| End::Over)?;
             }

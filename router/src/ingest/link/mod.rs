@@ -8,8 +8,9 @@
 //! Slowing down: while the journal is full an append waits, the lane stops reading, QUIC stops granting credit, and the
 //! edge's lane waits with its blocks in its own journal.
 //!
-//! Memory per connection is bounded: [`BUDGET_BYTES`] of frames being read or appended, and the stream windows in front
-//! of them. The number of connections is bounded by the settings.
+//! Memory is bounded: [`BUDGET_BYTES`] of blocks that wait to become durable, one frame per lane being read, and the
+//! receive windows in front of them ([`crate::link::RECEIVE_BUFFERS`]). Room in the budget is taken when a frame is
+//! whole, so that an edge that sends half a frame and goes silent holds none of it.
 //!
 //! What an edge does wrong hurts that edge alone: its connection is closed with a code and a reason, which it logs too.
 
@@ -35,8 +36,14 @@ use crate::link::{CloseCode, Error, tls};
 use crate::schema::registry::Registry;
 use crate::tasks::Tasks;
 
-/// Bytes of one connection's frames that are being read or wait to become durable.
-const BUDGET_BYTES: usize = 32 << 20;
+/// Bytes of all edges' blocks that wait to become durable.
+const BUDGET_BYTES: usize = 128 << 20;
+/// Blocks are some 256 KiB raw. An edge may send larger ones (a record may be large), but not many at once.
+const LARGE_BLOCK_BYTES: usize = 1 << 20;
+const LARGE_BLOCKS_MAX: usize = 4;
+/// Permits count KiB, because a semaphore's acquire takes 32 bits.
+const PERMIT_BYTES: usize = 1 << 10;
+const BUDGET_PERMITS: usize = BUDGET_BYTES / PERMIT_BYTES;
 /// For the handshake, for hello, for the first frame of a lane.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// At shutdown: for appends under way and their acks.
@@ -73,6 +80,8 @@ struct Shared {
     /// Counts hellos: of two connections of one agent the higher is the newer.
     generation: AtomicU64,
     refused_streams: Mutex<BTreeSet<String>>,
+    /// Permits of `PERMIT_BYTES` for blocks on their way into the journal.
+    budget: Arc<Semaphore>,
     tasks: Tasks,
 }
 
@@ -86,11 +95,12 @@ impl LinkSource {
         accepts: StreamFilter,
         tasks: &Tasks,
     ) -> Result<(LinkSource, SocketAddr), Error> {
-        let config = tls::server(&tls::Files {
+        let files = tls::Files {
             ca_certificate: &settings.ca_certificate,
             certificate: &settings.certificate,
             private_key: &settings.private_key,
-        })?;
+        };
+        let config = tls::server(&files, settings.connections_max)?;
         let bind = |source| Error::Bind { address: settings.listen, source };
         let endpoint = quinn::Endpoint::server(config, settings.listen).map_err(bind)?;
         let address = endpoint.local_addr().map_err(bind)?;
@@ -101,6 +111,7 @@ impl LinkSource {
             turns: turns::Turns::default(),
             generation: AtomicU64::new(0),
             refused_streams: Mutex::default(),
+            budget: Arc::new(Semaphore::new(BUDGET_PERMITS)),
             tasks: tasks.clone(),
         };
         let connections = Arc::new(Semaphore::new(settings.connections_max));
