@@ -90,6 +90,7 @@ declare! {
     Gauge JOURNAL_FULL = "sluice_journal_full", "1 while sources wait for space in the journal.";
     Counter PROCESS_RECORDS = "sluice_process_records_total", "Records by stream and verdict (kept, filtered, duplicate, dead).";
     Counter PLUGIN_TRAPS = "sluice_plugin_traps_total", "Plugin calls that trapped, by stream and plugin.";
+    Counter PLUGIN_COUNTED = "sluice_plugin_counted_total", "What plugins count themselves, by stream, plugin and counter (0 to 15).";
     Gauge DEDUP_KEYS = "sluice_dedup_keys", "Keys in the seen-set, by stream.";
     Counter DELIVER_RECORDS = "sluice_deliver_records_total", "Records delivered, by stream and sink.";
     Counter DELIVER_DEAD = "sluice_deliver_dead_total", "Records a sink refused for good, by stream and sink.";
