@@ -175,6 +175,7 @@ declare! {
     Counter PROCESS_RECORDS = "sluice_process_records_total", "Records by stream and verdict (kept, filtered, duplicate, dead).";
     Counter PLUGIN_TRAPS = "sluice_plugin_traps_total", "Plugin calls that trapped, by stream and plugin.";
     Counter DEDUP_EVICTED = "sluice_dedup_evicted_keys_total", "Keys dropped from a full seen-set before their window had passed, by stream.";
+    Counter PLUGIN_COUNTED = "sluice_plugin_counted_total", "What plugins count themselves, by stream, plugin and counter (0 to 15).";
     Gauge DEDUP_KEYS = "sluice_dedup_keys", "Keys in the seen-set, by stream.";
     Counter DELIVER_RECORDS = "sluice_deliver_records_total", "Records delivered, by stream and sink.";
     Counter DELIVER_DEAD = "sluice_deliver_dead_total", "Records a sink refused for good, by stream and sink.";
