@@ -171,6 +171,7 @@ declare! {
     Gauge JOURNAL_LIVE_BYTES = "sluice_journal_live_bytes", "Stored bytes of blocks not yet past every cursor.";
     Histogram JOURNAL_APPEND_SECONDS = "sluice_journal_append_seconds", "Time of a durable append, wait for the group included.";
     Counter JOURNAL_QUARANTINED = "sluice_journal_quarantined_blocks_total", "Blocks set aside because their checksum failed, by stream.";
+    Counter JOURNAL_DEAD_DROPPED = "sluice_journal_dead_letters_dropped_total", "Dead letters dropped, oldest first, because there were more than their bound.";
     Gauge JOURNAL_FULL = "sluice_journal_full", "1 while sources wait for space in the journal.";
     Counter PROCESS_RECORDS = "sluice_process_records_total", "Records by stream and verdict (kept, filtered, duplicate, dead).";
     Counter PLUGIN_TRAPS = "sluice_plugin_traps_total", "Plugin calls that trapped, by stream and plugin.";
