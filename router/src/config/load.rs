@@ -24,7 +24,11 @@ pub struct Loaded {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("read configuration {file}")]
-    Read { file: PathBuf, #[source] source: std::io::Error },
+    Read {
+        file: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     /// The author has to mend the file; one line and a help line for each problem.
     #[error(transparent)]
     Invalid(#[from] Problems),

@@ -93,7 +93,12 @@ impl<'a> Check<'a> {
             ("string", Value::Text(text)) => {
                 let kind = at.schema.get("x-kind").and_then(Schema::as_str);
                 if let Some(refusal) = kind.and_then(|kind| units::check(kind, &text.value)) {
-                    self.report(node.place, &at.path, format!("{} {}", at.show(node), refusal.what), Some(refusal.help));
+                    self.report(
+                        node.place,
+                        &at.path,
+                        format!("{} {}", at.show(node), refusal.what),
+                        Some(refusal.help),
+                    );
                 }
             }
             ("integer", Value::Number(number)) if number.is_u64() => {}
@@ -209,7 +214,12 @@ impl<'a> Check<'a> {
         }
         let unit = at.schema.get("x-kind").and_then(Schema::as_str).and_then(units::wanted);
         if let (Some(refusal), Value::Number(_)) = (unit, &node.value) {
-            return self.report(node.place, &at.path, format!("{} {}", at.show(node), refusal.what), Some(refusal.help));
+            return self.report(
+                node.place,
+                &at.path,
+                format!("{} {}", at.show(node), refusal.what),
+                Some(refusal.help),
+            );
         }
         let (name, help) = match wanted {
             "object" => ("a mapping", "write keys and values below it, or { key: value }"),

@@ -44,10 +44,7 @@ fn environment(name: &str) -> Option<String> {
 
 /// Where a key may not stand in a role's file, by the beginning of its path.
 const REFUSED: [(&str, &[&str]); 3] = [
-    (
-        "edge",
-        &["plugins", "sinks", "sources.link", "streams.*.transforms", "streams.*.dedup", "streams.*.sinks"],
-    ),
+    ("edge", &["plugins", "sinks", "sources.link", "streams.*.transforms", "streams.*.dedup", "streams.*.sinks"]),
     ("central", &["link"]),
     ("solo", &["link", "sources.link"]),
 ];
@@ -141,7 +138,8 @@ fn shown_keys(file: &FilePath, text: &str) -> std::collections::BTreeMap<String,
         let enabled = format!("{}{alternative}", &line[..indent]);
         variant[i] = &enabled;
         let same = format!("{}{key}:", &line[..indent]);
-        if let Some(active) = (0..i).rev().take_while(|&j| !lines[j].is_empty()).find(|&j| lines[j].starts_with(&same)) {
+        if let Some(active) = (0..i).rev().take_while(|&j| !lines[j].is_empty()).find(|&j| lines[j].starts_with(&same))
+        {
             variant[active] = "";
         }
         variants.push(variant.join("\n"));

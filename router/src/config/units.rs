@@ -250,9 +250,13 @@ mod tests {
 
     #[test]
     fn times_read_and_show_the_same() {
-        for (text, millis, shown) in
-            [("5ms", 5, "5ms"), ("30s", 30_000, "30s"), ("90m", 5_400_000, "90m"), ("24h", 86_400_000, "1d"), ("0s", 0, "0s")]
-        {
+        for (text, millis, shown) in [
+            ("5ms", 5, "5ms"),
+            ("30s", 30_000, "30s"),
+            ("90m", 5_400_000, "90m"),
+            ("24h", 86_400_000, "1d"),
+            ("0s", 0, "0s"),
+        ] {
             let period = Period::parse(text).unwrap();
             assert_eq!((period.0.as_millis(), period.to_string().as_str()), (millis, shown), "{text}");
             assert_eq!(Period::parse(shown), Ok(period));

@@ -22,7 +22,7 @@ use crate::journal::{Block, DecisionCounts, SeenKeys};
 use crate::record::{DeadLetter, Fingerprint, Frames, RecordIds, Row, Rows, Verdict};
 use crate::schema::Schema;
 use dedup::SeenSet;
-use plugin::{Host, InstanceConfig, Plugin, PluginError};
+use plugin::{InstanceConfig, Plugin};
 use rows::{Fate, RowList};
 pub use verdicts::Verdicts;
 
@@ -32,12 +32,11 @@ pub enum Error {
     #[error("process block: its payload cannot be read")]
     Block(#[source] crate::journal::BlockError),
     /// The plugin as a whole fails, not one record: processing halts, sources slow down.
-    #[error("run plugin {plugin} on stream {stream}")]
+    #[error("run plugins of stream {stream}")]
     Plugin {
-        plugin: String,
         stream: Arc<str>,
         #[source]
-        source: PluginError,
+        source: plugin::Error,
     },
 }
 
@@ -45,7 +44,6 @@ pub enum Error {
 #[derive(Clone)]
 pub struct Recipe {
     pub stream: Arc<str>,
-    pub host: Arc<Host>,
     pub transforms: Vec<Arc<Plugin>>,
     pub dedup: Option<DedupRecipe>,
 }
@@ -135,11 +133,11 @@ impl Processor {
         let mut list = RowList::new(frames);
         let stream = Arc::clone(&self.recipe.stream);
         let instances = self.instances(work.schema)?;
+        let failed = |source| Error::Plugin { stream: Arc::clone(&stream), source };
         for transform in &mut instances.transforms {
-            let name = transform.name().to_owned();
-            let failed = |source| Error::Plugin { plugin: name.clone(), stream: Arc::clone(&stream), source };
-            let output = transform.run(work.seq, work.block.first_received_nanos, list.passing()).map_err(failed)?;
-            list.transform(&Arc::from(format!("plugin:{name}")), output);
+            let output =
+                transform.run(work.seq, work.block.first_received_nanos, list.passing()).map_err(failed)?;
+            list.transform(&stage(transform.plugin()), &output);
         }
         Ok(list)
     }
@@ -149,14 +147,14 @@ impl Processor {
         let received_seconds = work.block.first_received_nanos / 1_000_000_000;
         let instances = self.instances(work.schema)?;
         let Some(plugin) = &mut instances.dedup else { return Ok(Vec::new()) };
-        let name = plugin.name().to_owned();
-        let failed = |source| Error::Plugin { plugin: name, stream: Arc::clone(&stream), source };
-        let keys = plugin.run(work.seq, work.block.first_received_nanos, list.passing()).map_err(failed)?;
+        let failed = |source| Error::Plugin { stream: Arc::clone(&stream), source };
+        let keyed = plugin.run(work.seq, work.block.first_received_nanos, list.passing()).map_err(failed)?;
         let mut block = seen.block(received_seconds);
-        let mut is_duplicate = keys.iter().map(|entry| match entry.key {
+        let mut is_duplicate = keyed.keys.iter().enumerate().map(|(row, key)| {
+            let time = keyed.times.get(row).copied();
+            let window = keyed.windows.get(row).filter(|&&window| window > 0).map(|&window| u64::from(window));
             // No key, or none that the plugin could make: never a duplicate, for dropping is what cannot be undone.
-            [] => false,
-            bytes => block.is_duplicate(dedup::key(&stream, bytes), entry.event_seconds, entry.window_seconds),
+            !key.is_empty() && block.is_duplicate(dedup::key(&stream, key), time, window)
         });
         list.mark(|| if is_duplicate.next() == Some(true) { Fate::Duplicate } else { Fate::Pass });
         drop(is_duplicate);
@@ -199,18 +197,9 @@ impl Recipe {
             message: schema.message().to_owned(),
             descriptors: schema.descriptors.clone(),
         };
-        let failed = |plugin: &Plugin| {
-            let plugin = plugin.name().to_owned();
-            move |source| Error::Plugin { plugin, stream: Arc::clone(&self.stream), source }
-        };
-        let transforms = self.transforms.iter();
-        let transforms = transforms.map(|plugin| {
-            plugin::Transform::new(Arc::clone(&self.host), Arc::clone(plugin), config()).map_err(failed(plugin))
-        });
-        let dedup = self.dedup.as_ref().map(|recipe| {
-            let plugin = &recipe.plugin;
-            plugin::Dedup::new(Arc::clone(&self.host), Arc::clone(plugin), config()).map_err(failed(plugin))
-        });
+        let failed = |source| Error::Plugin { stream: Arc::clone(&self.stream), source };
+        let transforms = self.transforms.iter().map(|plugin| plugin.transform(config()).map_err(failed));
+        let dedup = self.dedup.as_ref().map(|recipe| recipe.plugin.dedup(config()).map_err(failed));
         Ok(Instances { transforms: transforms.collect::<Result<_, _>>()?, dedup: dedup.transpose()? })
     }
 
@@ -221,6 +210,11 @@ impl Recipe {
 
 fn ids(block: &Block) -> RecordIds {
     RecordIds::new(&block.stream, &block.origin, block.first_received_nanos)
+}
+
+/// Who refused a record, as dead letters say it.
+fn stage(plugin: &Plugin) -> Arc<str> {
+    Arc::from(format!("plugin:{}", plugin.name()))
 }
 
 /// Slices a buffer's frames without copying.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::plugin::Outcome;
+use super::plugin::{Row, Transformed};
 use super::{Verdicts, slices};
 use crate::record::{Frames, FramesBuilder, Verdict};
 
@@ -60,12 +60,14 @@ impl RowList {
         &self.passing
     }
 
-    /// Takes a transform's outcome for each passing row. Outcomes were counted by the plugin host: there is one for
-    /// each.
-    pub(super) fn transform(&mut self, stage: &Arc<str>, outcomes: Vec<Outcome>) {
-        if outcomes.iter().all(|outcome| matches!(outcome, Outcome::Keep)) {
-            return;
+    /// Takes what a transform made of each passing row. The plugin host has checked that there is one outcome for each.
+    pub(super) fn transform(&mut self, stage: &Arc<str>, output: &Transformed) {
+        if !output.is_unchanged() {
+            self.take(stage, output.rows());
         }
+    }
+
+    fn take<'a>(&mut self, stage: &Arc<str>, outcomes: impl Iterator<Item = Row<'a>>) {
         let mut rows = Vec::with_capacity(self.rows.len());
         let mut passing = FramesBuilder::with_capacity(self.passing.bytes().len());
         let mut passing_rows = Vec::with_capacity(self.passing_rows.len());
@@ -83,17 +85,17 @@ impl RowList {
                 rows.push(*row);
             };
             match outcome {
-                Outcome::Keep => pass(&mut rows, &input),
-                Outcome::Replace(message) => pass(&mut rows, &message),
-                Outcome::Split(parts) if !parts.is_empty() => parts.iter().for_each(|part| pass(&mut rows, part)),
-                Outcome::Drop | Outcome::Split(_) => rows.push(RowState { fate: Fate::Filtered, ..*row }),
-                Outcome::Failed(reason) => {
+                Row::Keep => pass(&mut rows, &input),
+                Row::Replace(message) => pass(&mut rows, &message),
+                Row::Split(parts) if !parts.is_empty() => parts.iter().for_each(|part| pass(&mut rows, part)),
+                Row::Drop | Row::Split(_) => rows.push(RowState { fate: Fate::Filtered, ..*row }),
+                Row::Failed(reason) => {
                     rows.push(RowState { fate: Fate::Dead(self.dead.len() as u32), ..*row });
                     self.dead.push(DeadRow {
                         index: row.index,
                         part: 0,
                         stage: Arc::clone(stage),
-                        reason,
+                        reason: reason.to_owned(),
                         bytes: input,
                     });
                 }
@@ -196,10 +198,10 @@ mod tests {
 
     fn two_transforms() -> RowList {
         let mut list = RowList::new(frames(&["a", "b", "c", "d"]));
-        let split = Outcome::Split(vec![Bytes::from("b1"), Bytes::from("b2")]);
-        list.transform(&"plugin:one".into(), vec![Outcome::Keep, split, Outcome::Drop, Outcome::Failed("bad".into())]);
-        let replace = Outcome::Replace(Bytes::from("B2"));
-        list.transform(&"plugin:two".into(), vec![Outcome::Failed("worse".into()), Outcome::Keep, replace]);
+        let split = Row::Split(vec![Bytes::from("b1"), Bytes::from("b2")]);
+        list.take(&"plugin:one".into(), [Row::Keep, split, Row::Drop, Row::Failed("bad")].into_iter());
+        let replace = Row::Replace(Bytes::from("B2"));
+        list.take(&"plugin:two".into(), [Row::Failed("worse"), Row::Keep, replace].into_iter());
         list
     }
 

@@ -157,7 +157,7 @@ async fn recipe(host: &Arc<Host>, stream: &Stream, schema: &Arc<Schema>) -> anyh
                 keys_max: dedup.keys_max,
             }),
         };
-        let recipe = Recipe { stream: Arc::clone(&stream.name), host, transforms, dedup };
+        let recipe = Recipe { stream: Arc::clone(&stream.name), transforms, dedup };
         recipe.check(&schema)?;
         Ok(recipe)
     })

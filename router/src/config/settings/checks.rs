@@ -81,7 +81,8 @@ impl<'a> Checks<'a> {
         let starts_well = name.starts_with(|first: char| first.is_ascii_alphanumeric());
         let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
         if !starts_well || !plain || name.len() > NAME_MAX_LEN {
-            let help = format!("write up to {NAME_MAX_LEN} letters, digits, - _ and . and begin with a letter or digit");
+            let help =
+                format!("write up to {NAME_MAX_LEN} letters, digits, - _ and . and begin with a letter or digit");
             self.refuse(path, format!("{:?} is not a name", self.shown(path, name.to_owned())), help);
         }
     }
@@ -99,7 +100,11 @@ impl<'a> Checks<'a> {
         const HELP: &str = "write http:// or https://, the host and its port, as in https://search.example:9200";
         if url.contains('@') {
             // Not shown either.
-            return self.refuse(path, "holds a user or password", "write them below auth, where they are never printed");
+            return self.refuse(
+                path,
+                "holds a user or password",
+                "write them below auth, where they are never printed",
+            );
         }
         let parsed = url.parse::<http::Uri>().ok();
         let authority = parsed.as_ref().and_then(http::Uri::authority);

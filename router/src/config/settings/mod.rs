@@ -82,7 +82,12 @@ fn check_role(checks: &mut Checks<'_>, config: &Config) {
                 }
             }
             let link = Path::of(&["sources", "link"]);
-            refuse_written(checks, &link, "has no place at an edge", "edges connect to a central: write link at the top");
+            refuse_written(
+                checks,
+                &link,
+                "has no place at an edge",
+                "edges connect to a central: write link at the top",
+            );
             if config.link.is_none() {
                 checks.refuse(&Path::of(&["link"]), "is required at an edge", "name the centrals and certificates");
             }
@@ -120,7 +125,8 @@ fn refuse_written(checks: &mut Checks<'_>, path: &Path, what: &str, help: &str) 
 fn log_filter(checks: &mut Checks<'_>, config: &Config) -> String {
     let filter = &config.log.filter;
     if telemetry::check_filter(filter).is_err() {
-        let help = "write a level (error, warn, info, debug, trace), or levels by module, as in info,sluice::journal=debug";
+        let help =
+            "write a level (error, warn, info, debug, trace), or levels by module, as in info,sluice::journal=debug";
         checks.refuse_value(&Path::of(&["log", "filter"]), "is not a filter", help);
     }
     filter.clone()
@@ -183,7 +189,12 @@ fn plugins(checks: &mut Checks<'_>, config: &Config) -> process::plugin::HostSet
             millis::<10>()..=seconds::<60>(),
             "time is measured in ticks of 10ms, and a batch waits this long",
         ),
-        output_max_ratio: checks.count(&at("output_max_ratio"), plugins.output_max_ratio, 1..=1_000, "it bounds memory"),
+        output_max_ratio: checks.count(
+            &at("output_max_ratio"),
+            plugins.output_max_ratio,
+            1..=1_000,
+            "it bounds memory",
+        ),
     }
 }
 

@@ -17,8 +17,12 @@ pub(super) fn sinks(checks: &mut Checks<'_>, config: &Config) -> Vec<Sink> {
     let sinks = config.sinks.iter().map(|(name, sink)| {
         let path = Path::of(&["sinks", name]);
         checks.name(&path, name);
-        let streams: Vec<&str> =
-            config.streams.iter().filter(|(_, stream)| stream.sinks.contains(name)).map(|(name, _)| name.as_str()).collect();
+        let streams: Vec<&str> = config
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.sinks.contains(name))
+            .map(|(name, _)| name.as_str())
+            .collect();
         let kind = match sink {
             file::Sink::Parquet(sink) => SinkKind::Parquet(parquet(checks, &path.key("parquet"), sink)),
             file::Sink::Elasticsearch(sink) => {
@@ -68,11 +72,7 @@ fn check_directories(checks: &mut Checks<'_>, config: &Config) {
     }
 }
 
-fn elasticsearch(
-    checks: &mut Checks<'_>,
-    path: &Path,
-    sink: &file::Elasticsearch,
-) -> deliver::elasticsearch::Settings {
+fn elasticsearch(checks: &mut Checks<'_>, path: &Path, sink: &file::Elasticsearch) -> deliver::elasticsearch::Settings {
     if sink.urls.is_empty() {
         checks.refuse(&path.key("urls"), "names no node", "write at least one, as in [https://search.example:9200]");
     }
@@ -110,7 +110,8 @@ fn check_index(checks: &mut Checks<'_>, path: &Path, index: &str, streams: &[&st
     for stream in names {
         let name = index.replace(STREAM, if *stream == STREAM { "stream" } else { stream });
         let starts_badly = name.is_empty() || name.starts_with(['-', '_', '+', '.']);
-        let bad_letter = |c: char| c.is_uppercase() || c.is_whitespace() || c.is_control() || "\\/*?\"<>|,#:{}".contains(c);
+        let bad_letter =
+            |c: char| c.is_uppercase() || c.is_whitespace() || c.is_control() || "\\/*?\"<>|,#:{}".contains(c);
         if starts_badly || name.contains(bad_letter) || name.len() > 255 {
             let help = "write lowercase letters, digits, - _ and . (not first); {stream} stands for the stream's name";
             let shown = checks.shown(path, name);
@@ -181,7 +182,8 @@ pub(super) fn link(checks: &mut Checks<'_>, config: &Config) -> Option<deliver::
     }
     for (i, central) in link.centrals.iter().enumerate() {
         let authority = central.parse::<http::uri::Authority>().ok();
-        let whole = authority.is_some_and(|a| !a.host().is_empty() && a.port_u16().is_some() && !a.as_str().contains('@'));
+        let whole =
+            authority.is_some_and(|a| !a.host().is_empty() && a.port_u16().is_some() && !a.as_str().contains('@'));
         if !whole {
             let help = "write host and port, as in central.example:4433";
             checks.refuse_value(&path.key("centrals").index(i), "is not a host with a port", help);

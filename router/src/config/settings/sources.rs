@@ -24,7 +24,8 @@ fn file(checks: &mut Checks<'_>, config: &Config, name: &str, source: &file::Fil
     for (key, patterns) in [("include", &source.include), ("exclude", &source.exclude)] {
         for (i, pattern) in patterns.iter().enumerate() {
             if glob::Pattern::new(pattern).is_err() {
-                let help = "* stands for any letters of a name, ** between slashes for any folders, [a-z] for one letter";
+                let help =
+                    "* stands for any letters of a name, ** between slashes for any folders, [a-z] for one letter";
                 checks.refuse_value(&path.key(key).index(i), "is not a pattern", help);
             }
         }
@@ -69,7 +70,8 @@ fn check_stream(checks: &mut Checks<'_>, config: &Config, path: &Path, source: &
         return checks.refuse_value(&path.key("stream"), "is not a stream", help);
     };
     if source.format == file::FileFormat::Line && stream.message != LINE_MESSAGE {
-        let help = format!("text lines become {LINE_MESSAGE}: give them a stream of that message, or write format: json");
+        let help =
+            format!("text lines become {LINE_MESSAGE}: give them a stream of that message, or write format: json");
         let message = checks.shown(&Path::of(&["streams", &source.stream, "message"]), stream.message.clone());
         checks.refuse(&path.key("format"), format!("line does not make {message}"), help);
     }
@@ -125,7 +127,8 @@ fn gather(checks: &mut Checks<'_>, source: &Path, block_max: ByteSize, block_max
 pub(super) fn check_listens(checks: &mut Checks<'_>, config: &Config) {
     let Some(http) = &config.sources.http else { return };
     let (http, admin) = (http.listen.0, config.admin.listen.0);
-    let same_host = |a: SocketAddr, b: SocketAddr| a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    let same_host =
+        |a: SocketAddr, b: SocketAddr| a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
     if http.port() != 0 && http.port() == admin.port() && same_host(http, admin) {
         let path = Path::of(&["sources", "http", "listen"]);
         checks.refuse_value(&path, "is taken: admin.listen has the same port", "choose another port for one of them");
