@@ -26,7 +26,7 @@ use crate::record::Seq;
 use crate::{tasks, telemetry};
 
 /// Stored bytes of one append. Large enough that one append at a time fills any disk.
-const GROUP_MAX_BYTES: usize = 4 << 20;
+const GROUP_MAX_BYTES: usize = 2 << 20;
 /// Blocks between `read` and the appender; the budget bounds their bytes.
 const ARRIVED_MAX: usize = 256;
 /// For the last frames of a lane to reach the edge.
@@ -396,7 +396,8 @@ impl Appender {
                 resent += 1;
             } else {
                 // Cannot happen while a lane has one writer: the journal took for a resend what it never saw.
-                let reason = format!("journal dropped block {} of lane {}, which it had not seen", sent.seq, self.stream);
+                let reason =
+                    format!("journal dropped block {} of lane {}, which it had not seen", sent.seq, self.stream);
                 tracing::error!(agent = %self.agent, reason, "block lost");
                 return Err(End::Journal(reason));
             }

@@ -19,9 +19,6 @@ mod lane;
 mod schemas;
 mod turns;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;

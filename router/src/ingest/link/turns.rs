@@ -45,7 +45,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Turns {
     /// Enters a connection as its edge's newest; returns the older one, which the caller closes.
-    pub(super) fn enter(&self, edge: Edge, generation: u64, connection: quinn::Connection) -> Option<quinn::Connection> {
+    pub(super) fn enter(
+        &self,
+        edge: Edge,
+        generation: u64,
+        connection: quinn::Connection,
+    ) -> Option<quinn::Connection> {
         let mut connections = lock(&self.connections);
         if connections.get(&edge).is_some_and(|(newest, _)| *newest > generation) {
             return Some(connection);
