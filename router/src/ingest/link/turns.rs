@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry;
+
 /// An edge's journal: agent and the epoch of its data directory.
 pub(super) type Edge = (Arc<str>, u64);
 type Lane = (Edge, Arc<str>);
@@ -55,13 +57,16 @@ impl Turns {
         if connections.get(&edge).is_some_and(|(newest, _)| *newest > generation) {
             return Some(connection);
         }
-        connections.insert(edge, (generation, connection)).map(|(_, older)| older)
+        let older = connections.insert(edge, (generation, connection)).map(|(_, older)| older);
+        telemetry::LINK_EDGES.set(connections.len() as f64, &[]);
+        older
     }
 
     pub(super) fn leave(&self, edge: &Edge, generation: u64) {
         let mut connections = lock(&self.connections);
         if connections.get(edge).is_some_and(|(newest, _)| *newest == generation) {
             connections.remove(edge);
+            telemetry::LINK_EDGES.set(connections.len() as f64, &[]);
         }
     }
 

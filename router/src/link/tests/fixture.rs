@@ -24,6 +24,7 @@ use crate::link::frame::{self, Frame, FrameReader};
 use crate::link::message::{Hello, LaneOpen, LaneReady, Welcome};
 use crate::link::{Error, PROTOCOL_MAJOR, tls};
 use crate::record::{Fingerprint, FramesBuilder, Origin, Rows, Seq};
+use crate::schema;
 use crate::schema::registry::Registry;
 use crate::tasks::Tasks;
 
@@ -106,7 +107,7 @@ pub(super) struct Central {
 
 impl Central {
     pub(super) async fn start(pki: &Pki, streams: &[&str]) -> Central {
-        Central::start_with(pki, streams, Registry::default()).await
+        Central::start_with(pki, streams, Registry::load(&schema::Settings::default()).unwrap()).await
     }
 
     pub(super) async fn start_with(pki: &Pki, streams: &[&str], registry: Registry) -> Central {

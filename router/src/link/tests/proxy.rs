@@ -1,6 +1,7 @@
 //! A UDP proxy between the ends that loses packets, goes dark, and can be pointed elsewhere.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -12,7 +13,6 @@ use crate::tasks::Tasks;
 pub(super) struct Proxy {
     pub(super) address: SocketAddr,
     state: Arc<Mutex<State>>,
-    tasks: Tasks,
 }
 
 struct State {
@@ -30,6 +30,7 @@ impl State {
 }
 
 impl Proxy {
+    /// Its tasks end with the test's runtime.
     pub(super) async fn start(target: SocketAddr, loss_percent: u64, seed: u64) -> Proxy {
         let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let address = socket.local_addr().unwrap();
@@ -45,7 +46,7 @@ impl Proxy {
                     state.passes().then_some(state.target)
                 };
                 let Some(target) = target else { continue };
-                if !upstreams.contains_key(&client) {
+                if let Entry::Vacant(vacant) = upstreams.entry(client) {
                     let upstream = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
                     let (back, socket, inner) = (Arc::clone(&upstream), Arc::clone(&socket), Arc::clone(&inner));
                     starter.spawn("proxy back", async move {
@@ -56,12 +57,12 @@ impl Proxy {
                             }
                         }
                     });
-                    upstreams.insert(client, upstream);
+                    vacant.insert(upstream);
                 }
                 let _ = upstreams[&client].send_to(&packet[..len], target).await;
             }
         });
-        Proxy { address, state, tasks }
+        Proxy { address, state }
     }
 
     pub(super) fn set_dark(&self, is_dark: bool) {
@@ -70,11 +71,5 @@ impl Proxy {
 
     pub(super) fn set_target(&self, target: SocketAddr) {
         self.state.lock().unwrap().target = target;
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.tasks.stop().cancel();
     }
 }
