@@ -184,6 +184,7 @@ declare! {
     Gauge DELIVER_LAG_BLOCKS = "sluice_deliver_lag_blocks", "Blocks between the end of the lane and the sink's cursor, by stream and sink.";
     Gauge DELIVER_PAUSED = "sluice_deliver_paused", "1 while a sink waits for its operator or its server, by stream and sink.";
     Gauge LINK_CONNECTED = "sluice_link_connected", "1 while the edge has a connection to a central.";
+    Gauge LINK_EDGES = "sluice_link_edges", "Edges connected to this central.";
     Counter LINK_BLOCKS = "sluice_link_blocks_total", "Blocks sent (edge) or made durable (central), by stream.";
     Counter LINK_RESENT = "sluice_link_resent_blocks_total", "Blocks that arrived again and were dropped, by stream.";
 }

@@ -15,6 +15,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PublicKeyData as _,
 };
+use sha2::{Digest as _, Sha256};
 use time::{Duration, OffsetDateTime};
 
 use crate::clock::Clock;
@@ -88,12 +89,12 @@ fn init(place: &Place, names: &[String], clock: &Clock) -> anyhow::Result<()> {
     check_names(names)?;
     place.check_free(CA)?;
     place.check_free(CENTRAL)?;
+    let key = KeyPair::generate().context("make key")?;
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "sluice CA");
+    params.distinguished_name.push(DnType::CommonName, ca_name(&key));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     set_validity(&mut params, CA_DAYS, clock)?;
-    let key = KeyPair::generate().context("make key")?;
     let certificate = params.self_signed(&key).context("sign CA certificate")?;
     place.write(CA, &certificate.pem(), &key)?;
     println!("made {}: signs certificates, {CA_DAYS} days", place.path(CA, "pem").display());
@@ -103,10 +104,19 @@ fn init(place: &Place, names: &[String], clock: &Clock) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Differs between authorities, so that a certificate of another one is refused as that, not for a bad signature.
+fn ca_name(key: &KeyPair) -> String {
+    let digest = Sha256::digest(key.der_bytes());
+    let short: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("sluice CA {short}")
+}
+
 fn central(place: &Place, names: &[String], clock: &Clock) -> anyhow::Result<()> {
     check_names(names)?;
     let mut all: Vec<String> = names.to_vec();
-    all.extend(LOCAL_NAMES.iter().filter(|&&local| !names.iter().any(|name| name == local)).map(|&name| name.to_owned()));
+    all.extend(
+        LOCAL_NAMES.iter().filter(|&&local| !names.iter().any(|name| name == local)).map(|&name| name.to_owned()),
+    );
     issue(place, CENTRAL, all.clone(), ExtendedKeyUsagePurpose::ServerAuth, clock)?;
     println!("made {}: the central, as {}, {LEAF_DAYS} days", place.path(CENTRAL, "pem").display(), all.join(", "));
     println!("made {}: its key", place.path(CENTRAL, "key").display());
@@ -257,7 +267,8 @@ mod tests {
         let place = place(directory.path(), false);
         init(&place, &["central.example".to_owned(), "10.1.2.3".to_owned()], &Clock::system()).unwrap();
         agent(&place, "edge-1", &Clock::system()).unwrap();
-        let [ca, central, central_key] = [(CA, "pem"), (CENTRAL, "pem"), (CENTRAL, "key")].map(|(n, e)| place.path(n, e));
+        let [ca, central, central_key] =
+            [(CA, "pem"), (CENTRAL, "pem"), (CENTRAL, "key")].map(|(n, e)| place.path(n, e));
         let files = tls::Files { ca_certificate: &ca, certificate: &central, private_key: &central_key };
         tls::server(&files, 10).unwrap();
         let [edge, edge_key] = ["pem", "key"].map(|extension| place.path("edge-1", extension));

@@ -35,15 +35,26 @@ pub enum Error {
     #[error("read {what} {path}: {problem}")]
     File { what: &'static str, path: PathBuf, problem: String },
     #[error("set up tls with {path}")]
-    Tls { path: PathBuf, #[source] source: rustls::Error },
+    Tls {
+        path: PathBuf,
+        #[source]
+        source: rustls::Error,
+    },
     #[error("set up tls: {reason}")]
     Crypto { reason: String },
     #[error("listen on {address}")]
-    Bind { address: SocketAddr, #[source] source: std::io::Error },
+    Bind {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("open {count} lanes on one link: at most {max}")]
     Lanes { count: usize, max: u32 },
     #[error("read schemas for the link")]
-    Journal { #[source] source: crate::journal::Error },
+    Journal {
+        #[source]
+        source: crate::journal::Error,
+    },
     /// The stream or connection ended: reconnect.
     #[error("link lost: {reason}")]
     Lost { reason: String },
@@ -54,11 +65,19 @@ pub enum Error {
     #[error("read frame: stream ended inside of it")]
     Cut,
     #[error("read frame {kind}")]
-    Message { kind: &'static str, #[source] source: prost::DecodeError },
+    Message {
+        kind: &'static str,
+        #[source]
+        source: prost::DecodeError,
+    },
     #[error("read frame block: {len} bytes are too few")]
     Short { len: usize },
     #[error("read block {seq}")]
-    Block { seq: u64, #[source] source: BlockError },
+    Block {
+        seq: u64,
+        #[source]
+        source: BlockError,
+    },
     #[error("read frame: {found} where {expected} is due")]
     Unexpected { expected: &'static str, found: &'static str },
     /// The peer did something the protocol forbids.

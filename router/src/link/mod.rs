@@ -27,7 +27,7 @@
 //!    seqs below `next` will never come from it: it quarantined them, or another central (or this one, before it lost
 //!    its disk) acknowledged them.
 //! 3. **Appends keep their order.** A lane has one append under way at a time; what arrives meanwhile gathers for the
-//!    next. Two at once would be no faster (a group may be 4 MiB and shares its fsync with every other lane) and would
+//!    next. Two at once would be no faster (a group may be 2 MiB and shares its fsync with every other lane) and would
 //!    hang on the journal taking them in order even while it is full.
 //! 4. **The cursor follows the ack, the ack follows the fsync.** The edge never forgets a block that is not acknowledged;
 //!    it never goes back before its cursor either, because what is acknowledged may already be delivered.
@@ -57,6 +57,9 @@ mod error;
 pub mod frame;
 pub mod message;
 pub mod tls;
+
+#[cfg(test)]
+mod tests;
 
 pub use error::{CloseCode, Error, explain};
 

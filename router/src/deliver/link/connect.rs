@@ -245,7 +245,8 @@ impl Connector {
         if !welcome.accepted || welcome.major != PROTOCOL_MAJOR {
             connection.close(CloseCode::Refused.code(), b"refused");
             let (major, minor) = (welcome.major, welcome.minor);
-            let reason = format!("central ({}, link protocol {major}.{minor}) refused: {}", welcome.program, welcome.refusal);
+            let reason =
+                format!("central ({}, link protocol {major}.{minor}) refused: {}", welcome.program, welcome.refusal);
             return Err(Error::Protocol { reason });
         }
         let known = welcome.known.iter().filter_map(|bytes| fingerprint(bytes)).collect();

@@ -10,9 +10,6 @@ mod connect;
 mod sink;
 mod window;
 
-#[cfg(test)]
-mod tests;
-
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

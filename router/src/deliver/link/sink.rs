@@ -97,6 +97,8 @@ impl LinkSink {
             match self.transfer(&session, feed, &stop).await {
                 End::Finished => return Ok(()),
                 End::Failed(error) => return Err(error),
+                // The link paces new connections; a lane that slept beside it would miss them.
+                End::Lost if session.connection.close_reason().is_some() => continue,
                 End::Lost => {}
                 End::Trouble(reason) => self.note_trouble(feed.stream(), &session.central, reason),
             }
@@ -139,10 +141,11 @@ impl LinkSink {
         };
         let (frames_in, frames) = mpsc::channel(FRAMES_MAX);
         let (acks_in, acks) = watch::channel(last);
+        let mut pipes = Pipes { frames: frames_in, acks: acks.clone() };
         let end = tokio::select! {
             biased;
             end = read_acks(reader, acks_in) => end,
-            end = self.drive(feed, &mut lane, frames_in, acks.clone(), stop) => end,
+            end = self.drive(feed, &mut lane, &mut pipes, stop) => end,
             end = write_frames(send, frames) => end,
         };
         match self.commit_rest(feed, &mut lane, &acks).await {
@@ -223,14 +226,7 @@ impl LinkSink {
     }
 
     /// Feeds the lane until the feed ends, then waits for the acks of what was sent.
-    async fn drive(
-        &mut self,
-        feed: &mut dyn Feed,
-        lane: &mut Sending,
-        frames: mpsc::Sender<Frame>,
-        mut acks: watch::Receiver<Seq>,
-        stop: &Stop,
-    ) -> End {
+    async fn drive(&mut self, feed: &mut dyn Feed, lane: &mut Sending, pipes: &mut Pipes, stop: &Stop) -> End {
         let state = feed.cursor().state;
         let mut committed = Instant::now();
         let mut deadline = None;
@@ -249,8 +245,8 @@ impl LinkSink {
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     return End::Finished;
                 }
-                Ok(()) = acks.changed() => {
-                    let seq = *acks.borrow_and_update();
+                Ok(()) = pipes.acks.changed() => {
+                    let seq = *pipes.acks.borrow_and_update();
                     if let Err(error) = lane.window.acknowledge(seq) {
                         return error.into();
                     }
@@ -264,7 +260,7 @@ impl LinkSink {
                     }
                     committed = Instant::now();
                 }
-                Ok(room) = frames.reserve(), if may_send => self.send_front(feed.stream(), lane, room),
+                Ok(room) = pipes.frames.reserve(), if may_send => self.send_front(feed.stream(), lane, room),
                 blocks = feed.next_blocks(READ_BYTES), if may_read => match blocks {
                     Ok(Some(blocks)) => lane.queue.extend(blocks),
                     // The feed ends because the node stops.
@@ -328,6 +324,12 @@ struct Sending {
     offered: BTreeSet<Fingerprint>,
     /// Highest seq that central has, was sent, or was declared missing.
     high: Seq,
+}
+
+/// What connects `drive` to the two that hold the stream.
+struct Pipes {
+    frames: mpsc::Sender<Frame>,
+    acks: watch::Receiver<Seq>,
 }
 
 async fn commit(feed: &mut dyn Feed, window: &mut Window, state: &Bytes) -> Result<(), deliver::Error> {

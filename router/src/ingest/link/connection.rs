@@ -39,7 +39,9 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming) {
     let connection = match handshake(incoming).await {
         Ok(connection) => connection,
         Err(reason) => {
-            tracing::warn!(%remote, reason, "link handshake failed");
+            if let Some(not_logged) = shared.note_failure() {
+                tracing::warn!(%remote, reason, not_logged, "link handshake failed");
+            }
             return;
         }
     };
@@ -132,7 +134,7 @@ fn refusal(hello: &Hello, names: &[String]) -> Option<String> {
     if hello.agent.is_empty() || hello.agent.len() > NAME_MAX_LEN {
         return Some(format!("the agent id has {} bytes, allowed are 1 to {NAME_MAX_LEN}", hello.agent.len()));
     }
-    if !names.iter().any(|name| *name == hello.agent) {
+    if !names.contains(&hello.agent) {
         return Some(format!(
             "the agent calls itself {:?}, but its certificate is for {names:?}: make one with `sluice pki agent {}`",
             hello.agent, hello.agent

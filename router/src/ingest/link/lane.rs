@@ -9,24 +9,22 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use quinn::SendStream;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use super::append::{Appender, Arrived, acknowledge};
 use super::connection::{Peer, close_reason};
 use super::schemas::SchemaError;
 use super::turns::Turn;
 use super::{BUDGET_PERMITS, GREETING_TIMEOUT, LARGE_BLOCK_BYTES, PERMIT_BYTES, STOP_GRACE, Shared};
-use crate::journal::{self, Append, Block, Journal, NAME_MAX_LEN};
+use crate::journal::{Block, NAME_MAX_LEN};
 use crate::link::frame::{self, Frame, FrameReader};
-use crate::link::message::{Ack, Gap, LaneOpen, LaneReady, LaneRefused, SchemaOffer, fingerprint};
+use crate::link::message::{Gap, LaneOpen, LaneReady, LaneRefused, SchemaOffer, fingerprint};
 use crate::link::{CloseCode, Error};
 use crate::record::Seq;
-use crate::{tasks, telemetry};
+use crate::tasks;
 
-/// Stored bytes of one append. Large enough that one append at a time fills any disk.
-const GROUP_MAX_BYTES: usize = 4 << 20;
 /// Blocks between `read` and the appender; the budget bounds their bytes.
 const ARRIVED_MAX: usize = 256;
 /// For the last frames of a lane to reach the edge.
@@ -73,12 +71,6 @@ struct Lane {
     /// Highest durable seq when the lane opened.
     last: Seq,
     turn: Turn,
-}
-
-/// A checked block on its way to the journal.
-struct Arrived {
-    block: Block,
-    _budget: OwnedSemaphorePermit,
 }
 
 /// Serves a lane stream to its end.
@@ -162,7 +154,8 @@ impl Lane {
     async fn run(self, send: SendStream, reader: &mut FrameReader) -> (End, Option<SendStream>) {
         let (arrived_in, arrived) = mpsc::channel(ARRIVED_MAX);
         let (durable_in, durable) = watch::channel(self.last);
-        let mut appender = Appender::new(&self, durable_in);
+        let (agent, stream) = (Arc::clone(&self.peer.edge.0), Arc::clone(&self.stream));
+        let mut appender = Appender::new(self.shared.journal.clone(), agent, stream, durable_in);
         let mut acknowledging = pin!(acknowledge(send, durable));
         let stop = self.shared.tasks.stop();
         let mut is_broken = false;
@@ -176,7 +169,7 @@ impl Lane {
                     end = &mut reading, if read_end.is_none() => read_end = Some(end),
                     result = &mut appending => break match result {
                         Ok(()) => read_end.unwrap_or(End::Over),
-                        Err(end) => end,
+                        Err(reason) => End::Journal(reason),
                     },
                     _ = &mut acknowledging => {
                         is_broken = true;
@@ -205,7 +198,7 @@ impl Lane {
             () = async { self.shared.tasks.stop().cancelled().await; tokio::time::sleep(STOP_GRACE).await } => Ok(()),
         };
         match (settled, end) {
-            (Err(error), End::Over | End::Stopping | End::Superseded) => error,
+            (Err(reason), End::Over | End::Stopping | End::Superseded) => End::Journal(reason),
             (_, end) => end,
         }
     }
@@ -246,7 +239,7 @@ impl Lane {
                 let budget = Arc::clone(&self.shared.budget).acquire_many_owned(permits).await;
                 let budget = budget.map_err(|_| End::Over)?; // it is never closed
                 // The appender only goes away with this future.
-                arrived.send(Arrived { block, _budget: budget }).await.map_err(|_| End::Over)?;
+                arrived.send(Arrived { block, budget }).await.map_err(|_| End::Over)?;
             }
             Frame::Schema(offer) => self.learn(offer).await?,
             Frame::Gap(Gap { next }) => {
@@ -319,105 +312,6 @@ impl Order {
             (due, next - 1)
         })
     }
-}
-
-/// Appends what arrives, one group at a time, in order (rule 3 of [`crate::link`]).
-struct Appender {
-    journal: Journal,
-    agent: Arc<str>,
-    stream: Arc<str>,
-    last: Seq,
-    durable: watch::Sender<Seq>,
-    group: Vec<Sent>,
-    /// Kept here rather than in `run`'s future, so that it outlives it: a dropped append may or may not be durable.
-    under_way: Option<BoxFuture<'static, Result<Vec<Seq>, journal::Error>>>,
-}
-
-/// What is remembered of a block while its append is under way.
-struct Sent {
-    seq: Seq,
-    record_count: u32,
-    /// Came from an agent name that is not the connection's (a renamed edge): `last` says nothing about it.
-    is_renamed: bool,
-    _budget: OwnedSemaphorePermit,
-}
-
-impl Appender {
-    fn new(lane: &Lane, durable: watch::Sender<Seq>) -> Appender {
-        Appender {
-            journal: lane.shared.journal.clone(),
-            agent: Arc::clone(&lane.peer.edge.0),
-            stream: Arc::clone(&lane.stream),
-            last: lane.last,
-            durable,
-            group: Vec::new(),
-            under_way: None,
-        }
-    }
-
-    /// Appends until nothing can arrive any more and all that did is durable.
-    async fn run(&mut self, mut arrived: mpsc::Receiver<Arrived>) -> Result<(), End> {
-        while let Some(first) = arrived.recv().await {
-            self.start(first, &mut arrived);
-            self.finish().await?;
-        }
-        Ok(())
-    }
-
-    fn start(&mut self, first: Arrived, arrived: &mut mpsc::Receiver<Arrived>) {
-        let mut blocks = Vec::new();
-        let mut len = 0;
-        let mut next = Some(first);
-        while let Some(Arrived { block, _budget }) = next {
-            len += block.stored_len();
-            let is_renamed = block.origin.agent != self.agent;
-            self.group.push(Sent { seq: block.origin.seq, record_count: block.record_count, is_renamed, _budget });
-            blocks.push(block);
-            next = if len < GROUP_MAX_BYTES { arrived.try_recv().ok() } else { None };
-        }
-        let journal = self.journal.clone();
-        let append = Append { blocks, ..Append::default() };
-        self.under_way = Some(Box::pin(async move { journal.append(append).await }));
-    }
-
-    /// Waits for the append under way, if any, and makes its result known. May be called again after being dropped.
-    async fn finish(&mut self) -> Result<(), End> {
-        let Some(append) = self.under_way.as_mut() else { return Ok(()) };
-        let result = append.await;
-        self.under_way = None;
-        let group = std::mem::take(&mut self.group);
-        let seqs = result.map_err(|error| End::Journal(error.to_string()))?;
-        let (mut resent, mut records, mut high) = (0, 0, *self.durable.borrow());
-        for (sent, &seq) in group.iter().zip(&seqs) {
-            high = high.max(sent.seq);
-            if seq != 0 {
-                records += u64::from(sent.record_count);
-            } else if sent.seq <= self.last || sent.is_renamed {
-                resent += 1;
-            } else {
-                // Cannot happen while a lane has one writer: the journal took for a resend what it never saw.
-                let reason = format!("journal dropped block {} of lane {}, which it had not seen", sent.seq, self.stream);
-                tracing::error!(agent = %self.agent, reason, "block lost");
-                return Err(End::Journal(reason));
-            }
-        }
-        let stream = [("stream", &*self.stream)];
-        telemetry::LINK_BLOCKS.add(group.len() as u64 - resent, &stream);
-        telemetry::LINK_RESENT.add(resent, &stream);
-        telemetry::INGEST_RECORDS.add(records, &[("stream", &*self.stream), ("source", "link")]);
-        self.durable.send_replace(high);
-        Ok(())
-    }
-}
-
-/// Sends the highest durable seq whenever it has grown; returns the stream once the appender is gone and the last ack
-/// sent, `None` where the stream is broken.
-async fn acknowledge(mut send: SendStream, mut durable: watch::Receiver<Seq>) -> Option<SendStream> {
-    while durable.changed().await.is_ok() {
-        let seq = *durable.borrow_and_update();
-        frame::write(&mut send, &Frame::Ack(Ack { seq })).await.ok()?;
-    }
-    Some(send)
 }
 
 #[cfg(test)]

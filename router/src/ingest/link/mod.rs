@@ -14,13 +14,11 @@
 //!
 //! What an edge does wrong hurts that edge alone: its connection is closed with a code and a reason, which it logs too.
 
+mod append;
 mod connection;
 mod lane;
 mod schemas;
 mod turns;
-
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -30,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::journal::Journal;
 use crate::link::{CloseCode, Error, tls};
@@ -48,6 +47,8 @@ const BUDGET_PERMITS: usize = BUDGET_BYTES / PERMIT_BYTES;
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// At shutdown: for appends under way and their acks.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Between two log lines about failed handshakes.
+const FAILURE_LOG_EVERY: Duration = Duration::from_secs(10);
 /// Streams that are refused, remembered so that each is logged once.
 const REFUSED_STREAMS_MAX: usize = 1024;
 
@@ -68,6 +69,7 @@ pub type StreamFilter = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 pub struct LinkSource {
     endpoint: quinn::Endpoint,
     connections: Arc<Semaphore>,
+    connections_max: usize,
     shared: Arc<Shared>,
 }
 
@@ -82,7 +84,15 @@ struct Shared {
     refused_streams: Mutex<BTreeSet<String>>,
     /// Permits of `PERMIT_BYTES` for blocks on their way into the journal.
     budget: Arc<Semaphore>,
+    failures: Mutex<Failures>,
     tasks: Tasks,
+}
+
+/// Handshakes that failed: anybody who finds the port can make them fail, so they are logged now and then.
+#[derive(Default)]
+struct Failures {
+    logged: Option<Instant>,
+    silent_count: u64,
 }
 
 impl LinkSource {
@@ -112,10 +122,12 @@ impl LinkSource {
             generation: AtomicU64::new(0),
             refused_streams: Mutex::default(),
             budget: Arc::new(Semaphore::new(BUDGET_PERMITS)),
+            failures: Mutex::default(),
             tasks: tasks.clone(),
         };
         let connections = Arc::new(Semaphore::new(settings.connections_max));
-        Ok((LinkSource { endpoint, connections, shared: Arc::new(shared) }, address))
+        let connections_max = settings.connections_max;
+        Ok((LinkSource { endpoint, connections, connections_max, shared: Arc::new(shared) }, address))
     }
 
     /// Serves edges until the node stops; returns when what was under way is acknowledged or the grace is over.
@@ -128,6 +140,14 @@ impl LinkSource {
                 () = stop.cancelled() => None,
             };
             let Some(incoming) = incoming else { break };
+            // From half of the connections on, addresses have to prove themselves, so that forged ones cannot use up
+            // the rest.
+            let is_crowded = self.connections.available_permits() < self.connections_max / 2;
+            if is_crowded && !incoming.remote_address_validated() && incoming.may_retry() {
+                // Fails only for those that may not.
+                let _ = incoming.retry();
+                continue;
+            }
             match Arc::clone(&self.connections).try_acquire_owned() {
                 Ok(slot) => {
                     was_full = false;
@@ -160,6 +180,17 @@ impl LinkSource {
 }
 
 impl Shared {
+    /// Counts a failed handshake. Where one may be logged again, returns how many were not.
+    fn note_failure(&self) -> Option<u64> {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.logged.is_some_and(|logged| logged.elapsed() < FAILURE_LOG_EVERY) {
+            failures.silent_count += 1;
+            return None;
+        }
+        failures.logged = Some(Instant::now());
+        Some(std::mem::take(&mut failures.silent_count))
+    }
+
     /// True the first time a stream is refused.
     fn note_refused(&self, stream: &str) -> bool {
         let mut refused = self.refused_streams.lock().unwrap_or_else(PoisonError::into_inner);

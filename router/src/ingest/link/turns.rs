@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry;
+
 /// An edge's journal: agent and the epoch of its data directory.
 pub(super) type Edge = (Arc<str>, u64);
 type Lane = (Edge, Arc<str>);
@@ -45,18 +47,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Turns {
     /// Enters a connection as its edge's newest; returns the older one, which the caller closes.
-    pub(super) fn enter(&self, edge: Edge, generation: u64, connection: quinn::Connection) -> Option<quinn::Connection> {
+    pub(super) fn enter(
+        &self,
+        edge: Edge,
+        generation: u64,
+        connection: quinn::Connection,
+    ) -> Option<quinn::Connection> {
         let mut connections = lock(&self.connections);
         if connections.get(&edge).is_some_and(|(newest, _)| *newest > generation) {
             return Some(connection);
         }
-        connections.insert(edge, (generation, connection)).map(|(_, older)| older)
+        let older = connections.insert(edge, (generation, connection)).map(|(_, older)| older);
+        telemetry::LINK_EDGES.set(connections.len() as f64, &[]);
+        older
     }
 
     pub(super) fn leave(&self, edge: &Edge, generation: u64) {
         let mut connections = lock(&self.connections);
         if connections.get(edge).is_some_and(|(newest, _)| *newest == generation) {
             connections.remove(edge);
+            telemetry::LINK_EDGES.set(connections.len() as f64, &[]);
         }
     }
 
