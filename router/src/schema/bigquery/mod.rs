@@ -35,8 +35,8 @@ use self::rows::MessagePlan;
 use super::{Error, Schema};
 use crate::record::{RecordId, push_varint};
 
-/// What one schema is in BigQuery.
-#[derive(Debug)]
+/// What one schema is in BigQuery. The default has no columns and takes no rows.
+#[derive(Debug, Default)]
 pub struct Table {
     pub columns: Vec<Column>,
     /// Self-contained, as the API demands: every nested type inside it, proto2, no oneofs.
