@@ -16,7 +16,7 @@ pub mod link;
 pub mod pipeline;
 pub mod process;
 pub mod record;
-//pub mod role;
+pub mod role;
 pub mod schema;
 pub mod tasks;
 pub mod telemetry;

@@ -5,7 +5,11 @@
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use tracing_subscriber::EnvFilter;
+use std::sync::OnceLock;
+
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::config::LogFormat;
 
@@ -41,18 +45,32 @@ fn parse_filter(filter: &str) -> Result<EnvFilter, Error> {
     EnvFilter::builder().parse(filter).map_err(|reason| error(reason.to_string()))
 }
 
+/// Changes the filter of the log that `install_log` set up.
+type FilterHandle = reload::Handle<EnvFilter, Registry>;
+static FILTER: OnceLock<FilterHandle> = OnceLock::new();
+
 /// Sends log events of the whole process to standard error. Once per process; a second call fails.
 pub fn install_log(format: LogFormat, filter: &str) -> Result<(), Error> {
-    let filter = parse_filter(filter)?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let (filter, handle) = reload::Layer::new(parse_filter(filter)?);
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let installed = match format {
         LogFormat::Text => {
             let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            log.with_ansi(colours).try_init()
+            registry.with(lines.with_ansi(colours)).try_init()
         }
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
-    installed.map_err(|reason| Error::Log { reason: reason.to_string() })
+    installed.map_err(|reason| Error::Log { reason: reason.to_string() })?;
+    let _ = FILTER.set(handle); // only the first installation succeeds
+    Ok(())
+}
+
+/// Puts another filter in the place of the one `install_log` was given.
+pub fn set_log_filter(filter: &str) -> Result<(), Error> {
+    let parsed = parse_filter(filter)?;
+    let handle = FILTER.get().ok_or_else(|| Error::Log { reason: "it was not set up".to_owned() })?;
+    handle.reload(parsed).map_err(|reason| Error::Log { reason: reason.to_string() })
 }
 
 /// Installs the recorder of the whole process and describes every metric to it. Once per process; a second call fails.

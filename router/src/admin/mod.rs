@@ -11,7 +11,6 @@
 //! nothing can be changed. Always: one request a connection, so that a connection ends within `CONNECTION_MAX` whatever
 //! its client does, and at most `CONNECTIONS_MAX` at once; more wait in the listener's backlog.
 
-mod ledger;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -29,8 +28,8 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use crate::fleet::ledger::Ledger;
 use crate::tasks::{self, Tasks};
-pub use ledger::{Ledger, SinkLedger, StreamLedger};
 
 /// Connections served at once: probes, a scraper, an operator or two.
 const CONNECTIONS_MAX: usize = 64;

@@ -193,7 +193,7 @@ impl Recipe {
 
     fn instantiate(&self, schema: &Arc<Schema>) -> Result<Instances, Error> {
         let config = || InstanceConfig {
-            stream: self.stream.to_string(),
+            stream: Arc::clone(&self.stream),
             message: schema.message().to_owned(),
             descriptors: schema.descriptors.clone(),
         };

@@ -4,6 +4,7 @@
 //! plugins, lanes with their sinks, then sources, then the admin port. Stop goes the other way: sources first (they
 //! flush what they have gathered), then sinks (they settle what they have in flight), then the journal.
 
+mod books;
 mod node;
 mod reload;
 mod sinks;
@@ -16,13 +17,9 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
+use crate::cli::{Exit, StartFailed};
 use crate::config::{Role, Settings};
 use node::Node;
-
-/// The drain took longer than its deadline: what was not finished is in the journal.
-pub const EXIT_DEADLINE: u8 = 5;
-/// The node did not start.
-pub const EXIT_START: u8 = 4;
 
 pub fn role_name(role: Role) -> &'static str {
     match role {
@@ -39,13 +36,7 @@ pub async fn run(settings: Settings, config_path: PathBuf) -> anyhow::Result<Exi
     let mut hang_up = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     let deadline = settings.drain_deadline;
     let role = role_name(settings.role);
-    let node = match Node::start(&settings).await.with_context(|| format!("start {role}")) {
-        Ok(node) => node,
-        Err(reason) => {
-            error!(error = format!("{reason:#}"), "node did not start");
-            return Ok(ExitCode::from(EXIT_START));
-        }
-    };
+    let node = Box::pin(Node::start(&settings)).await.context(StartFailed { role })?;
     info!(role, agent = %settings.agent, "node started");
     let mut failure = node.journal_failure();
     let failed = loop {
@@ -61,18 +52,18 @@ pub async fn run(settings: Settings, config_path: PathBuf) -> anyhow::Result<Exi
     if let Some(reason) = failed {
         error!(%reason, "journal failed, nothing more is acknowledged, stopping");
         node.stop(deadline).await;
-        return Ok(ExitCode::FAILURE);
+        return Ok(Exit::Failed.into());
     }
     info!(role, "stopping");
     if node.stop(deadline).await {
         info!(role, "node stopped");
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Exit::Ok.into());
     }
     warn!(role, deadline_seconds = deadline.as_secs_f64(), "drain deadline passed, the rest waits in the journal");
-    Ok(ExitCode::from(EXIT_DEADLINE))
+    Ok(Exit::Drain.into())
 }
 
 /// Loads everything a run would, without opening the journal or a port.
-pub async fn check(settings: &Settings) -> anyhow::Result<()> {
-    node::check(settings).await
+pub fn check(settings: &Settings) -> anyhow::Result<()> {
+    node::check(settings)
 }

@@ -53,7 +53,8 @@ impl Node {
                 Role::Edge => None,
                 Role::Central | Role::Solo => {
                     let schema = registry.message(&stream.message)?;
-                    Some(recipe(&host, stream, &schema).await?)
+                    let (host, stream) = (Arc::clone(&host), stream.clone());
+                    Some(tasks::blocking(move || recipe(&host, &stream, &schema)).await?)
                 }
             };
             let names = sinks::names(settings.role, stream);
@@ -67,8 +68,7 @@ impl Node {
         let status = Arc::new(NodeStatus::new(settings, journal.clone(), lanes));
         if let Some(admin_settings) = &settings.admin {
             let metrics = telemetry::install_metrics()?;
-            let address = admin::serve(admin_settings.clone(), status.clone(), metrics, &admin).await?;
-            info!(%address, "admin listens");
+            admin::serve(admin_settings, status.clone(), metrics, &admin).await?;
         }
         let node = Node { registry, journal, status, sources, deliveries, admin };
         node.start_sources(settings, &clock).await?;
@@ -142,26 +142,19 @@ async fn load_schemas(settings: &Settings, journal: &Journal) -> anyhow::Result<
     Ok(registry)
 }
 
-/// Loads a stream's plugins and tries them once.
-async fn recipe(host: &Arc<Host>, stream: &Stream, schema: &Arc<Schema>) -> anyhow::Result<Recipe> {
-    let (host, stream, schema) = (Arc::clone(host), stream.clone(), Arc::clone(schema));
-    tasks::blocking(move || {
-        let transforms = stream.transforms.iter().map(|plugin| host.load(plugin));
-        let transforms: Vec<Arc<Plugin>> =
-            transforms.collect::<Result<_, _>>().with_context(|| format!("stream {}", stream.name))?;
-        let dedup = match &stream.dedup {
-            None => None,
-            Some(dedup) => Some(DedupRecipe {
-                plugin: host.load(&dedup.plugin).with_context(|| format!("stream {}", stream.name))?,
-                window: dedup.window,
-                keys_max: dedup.keys_max,
-            }),
-        };
-        let recipe = Recipe { stream: Arc::clone(&stream.name), transforms, dedup };
-        recipe.check(&schema)?;
-        Ok(recipe)
-    })
-    .await
+/// Loads a stream's plugins and tries them once. Compiles: blocks.
+fn recipe(host: &Arc<Host>, stream: &Stream, schema: &Arc<Schema>) -> anyhow::Result<Recipe> {
+    let load = |plugin| host.load(plugin).with_context(|| format!("stream {}", stream.name));
+    let transforms: Vec<Arc<Plugin>> = stream.transforms.iter().map(load).collect::<Result<_, _>>()?;
+    let dedup = match &stream.dedup {
+        None => None,
+        Some(dedup) => {
+            Some(DedupRecipe { plugin: load(&dedup.plugin)?, window: dedup.window, keys_max: dedup.keys_max })
+        }
+    };
+    let recipe = Recipe { stream: Arc::clone(&stream.name), transforms, dedup };
+    recipe.check(schema)?;
+    Ok(recipe)
 }
 
 /// Records of a stream that is no longer configured stay where they are, and somebody should know.
@@ -173,17 +166,15 @@ fn warn_of_lanes_without_stream(settings: &Settings, journal: &Journal) {
     }
 }
 
-/// What a run would load, without opening the journal or a port.
-pub(super) async fn check(settings: &Settings) -> anyhow::Result<()> {
-    let folders = settings.schema.clone();
-    let registry = tasks::blocking(move || Registry::load(&folders)).await?;
+/// What a run would load, without opening the journal or a port. Blocks.
+pub(super) fn check(settings: &Settings) -> anyhow::Result<()> {
+    let registry = Registry::load(&settings.schema)?;
     let host = Arc::new(Host::new(settings.plugins.clone()).context("start plugin host")?);
     for stream in &settings.streams {
         let schema = registry.message(&stream.message).with_context(|| format!("stream {}", stream.name))?;
         if settings.role != Role::Edge {
-            recipe(&host, stream, &schema).await?;
+            recipe(&host, stream, &schema)?;
         }
     }
-    sinks::check(settings)?;
-    Ok(())
+    sinks::check(settings)
 }

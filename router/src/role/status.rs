@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use futures_util::future::BoxFuture;
-
+use super::books;
 use crate::admin::Status;
 use crate::config::Settings;
-use crate::fleet::ledger;
+use crate::fleet::ledger::Ledger;
 use crate::journal::Journal;
 use crate::pipeline::Lane;
 
@@ -60,11 +59,8 @@ impl Status for NodeStatus {
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 
-    fn ledger(&self) -> BoxFuture<'_, Result<serde_json::Value, String>> {
-        Box::pin(async {
-            let ledger = ledger::read(&self.agent, self.role, &self.lanes).await;
-            let ledger = ledger.map_err(|reason| crate::telemetry::chain(&reason).to_string())?;
-            serde_json::to_value(ledger).map_err(|reason| reason.to_string())
-        })
+    fn ledger(&self) -> Result<Ledger, String> {
+        let ledger = books::read(&self.agent, self.role, &self.lanes);
+        ledger.map_err(|reason| crate::telemetry::chain(&reason).to_string())
     }
 }
