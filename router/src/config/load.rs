@@ -136,6 +136,13 @@ fn host_name(environment: &dyn Fn(&str) -> Option<String>) -> Option<String> {
 fn print(config: &Config, tree: &mut Node) -> Result<String, String> {
     let text = serde_saphyr::to_string(config).map_err(|error| error.to_string())?;
     let mut effective = Node::parse(&text).map_err(|problem| problem.what)?;
+    if config.role == file::Role::Edge {
+        // What has no place there is not in effect either.
+        effective.retain(&Path::default(), |key| !["plugins", "sinks"].contains(&key));
+        for name in config.streams.keys() {
+            effective.retain(&Path::of(&["streams", name]), |key| key == "message");
+        }
+    }
     tree.visit_texts(&Path::default(), &mut |path, _, text| {
         if let (Some(written), Some(node)) = (&text.written, effective.get_mut(path)) {
             node.value = Value::Text(super::tree::Text { value: written.clone(), written: None });
