@@ -251,6 +251,23 @@ fn relative_paths_start_at_the_folder_of_the_file() {
 }
 
 #[test]
+fn files_of_other_editors_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("node.yaml");
+    let text = std::fs::read_to_string(root().join("config/solo.yaml")).unwrap();
+    std::fs::write(&file, format!("\u{feff}{}", text.replace('\n', "\r\n"))).unwrap();
+    load_with(&file, &environment).unwrap();
+    std::fs::write(&file, "\u{feff}role: solo\r\nstreams:\r\n  a: { mesage: m }\r\n").unwrap();
+    let refused = load_with(&file, &environment).err().unwrap().to_string();
+    assert!(refused.contains("node.yaml:3:8: streams.a.mesage: unknown key"), "{refused}");
+    std::fs::write(&file, b"role: \xff\n").unwrap();
+    assert_eq!(
+        load_with(&file, &environment).err().unwrap().to_string(),
+        format!("read configuration {}", file.display())
+    );
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_named() {
     let error = load(FilePath::new("no/such/file.yaml")).err().unwrap();
     assert_eq!(error.to_string(), "read configuration no/such/file.yaml");
