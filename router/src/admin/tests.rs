@@ -63,7 +63,7 @@ async fn ask(address: SocketAddr, request: &str) -> (u16, String, String) {
         stream.read_to_string(&mut answer).await.unwrap();
         answer
     };
-    let answer = tokio::time::timeout(Duration::from_secs(10), exchange).await.expect("an answer");
+    let answer = tokio::time::timeout(Duration::from_secs(30), exchange).await.expect("an answer");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
     (status, head.to_lowercase(), body.to_owned())

@@ -13,10 +13,11 @@ use crate::role;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sluice check /etc/sluice/edge.yaml              Prints every setting in effect, or all that is wrong (exit code 3).
+  sluice check /etc/sluice/edge.yaml
   sluice check edge.yaml > /dev/null && systemctl reload sluice
 
-Relative paths are shown as they are found, left-out keys with their defaults. Secrets are not shown: ${env:NAME} and
+Prints every setting in effect, or all that is wrong and where (exit code 3). Relative paths are \
+shown as they are found, left-out keys with their defaults. Secrets are not shown: ${env:NAME} and \
 ${file:PATH} stand as they were written, others as <redacted>.")]
 pub struct Args {
     /// The configuration to check

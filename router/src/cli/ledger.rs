@@ -21,8 +21,8 @@ const ANSWER_MAX_BYTES: u64 = 64 << 20;
 Example:
   sluice ledger --admin central-1.example:9600
 
-Records of a stream: received + split = kept + filtered + duplicate + dead + undecided.
-Records of a sink: kept = delivered + dead + in flight + skipped. Where the books do not balance, a line below says in
+Records of a stream: received + split = kept + filtered + duplicate + dead + undecided. Records of a \
+sink: kept = delivered + dead + in flight + skipped. Where the books do not balance, a line says in \
 which stream and sink, and the exit code is 1.")]
 pub struct Args {
     /// The node's admin.listen
@@ -43,7 +43,8 @@ pub fn fetch(admin: &str) -> anyhow::Result<Ledger> {
     stream.set_read_timeout(Some(WAIT_MAX))?;
     stream.set_write_timeout(Some(WAIT_MAX))?;
     // Version 1.0: the answer comes whole, and ends with the connection.
-    write!(stream, "GET /ledger HTTP/1.0\r\nhost: {admin}\r\n\r\n").context("send request")?;
+    let request = format!("GET /ledger HTTP/1.0\r\nhost: {admin}\r\n\r\n");
+    stream.write_all(request.as_bytes()).context("send request")?;
     let mut answer = String::new();
     stream.take(ANSWER_MAX_BYTES).read_to_string(&mut answer).context("read answer")?;
     let (head, body) = answer.split_once("\r\n\r\n").context("read answer: it is cut short")?;
@@ -152,9 +153,14 @@ GAP stream playback, sink search: 999000 records kept, 998999 delivered, dead, i
             let address = listener.local_addr().unwrap().to_string();
             let server = crate::tasks::thread("node", move || {
                 let (mut stream, _) = listener.accept().unwrap();
-                let mut request = [0; 64];
-                let len = stream.read(&mut request).unwrap();
-                assert!(request[..len].starts_with(b"GET /ledger HTTP/1.0\r\n"));
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    let mut part = [0; 64];
+                    let len = stream.read(&mut part).unwrap();
+                    assert_ne!(len, 0, "cut short: {request:?}");
+                    request.extend_from_slice(&part[..len]);
+                }
+                assert!(request.starts_with(b"GET /ledger HTTP/1.0\r\n"));
                 stream.write_all(answer.as_bytes()).unwrap();
             });
             let fetched = fetch(&address);

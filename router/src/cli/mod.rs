@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
+use crate::config;
 pub use exit::{Exit, StartFailed};
 
 /// Carries logs from many hosts into BigQuery, Elasticsearch and Parquet, each record exactly once.
@@ -65,7 +66,15 @@ pub fn main() -> ExitCode {
     match dispatch(arguments.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            match error.downcast_ref::<config::Error>() {
+                // Each problem begins with its place, as compilers write it, so that editors find it.
+                Some(config::Error::Invalid(problems)) => {
+                    let (count, file) = (problems.list.len(), problems.file.display());
+                    let noun = if count == 1 { "problem" } else { "problems" };
+                    eprintln!("{problems}\nerror: {count} {noun} in {file}");
+                }
+                Some(config::Error::Read { .. }) | None => eprintln!("error: {error:#}"),
+            }
             exit::of(&error).into()
         }
     }

@@ -18,8 +18,8 @@ const THREADS_MAX: Duration = Duration::from_secs(1);
 Example:
   sluice run -c /etc/sluice/edge.yaml
 
-SIGTERM and SIGINT drain within drain_deadline and end with 0; SIGHUP reloads what can be reloaded, or logs why not.
-The log goes to standard error. Exit codes: sluice --help.")]
+SIGTERM and SIGINT drain within drain_deadline and end with 0; SIGHUP reloads what can be \
+reloaded, or logs why not. The log goes to standard error. Exit codes: sluice --help.")]
 pub struct Args {
     /// The node's configuration
     #[arg(short, long, value_name = "FILE")]

@@ -61,9 +61,10 @@ pub fn load_with(file: &FilePath, environment: &dyn Fn(&str) -> Option<String>) 
     if !problems.is_empty() {
         return Err(refuse(problems));
     }
-    let mut config: Config = serde_json::from_value(tree.to_json()).map_err(|error| {
-        // `shape` found nothing, so this cannot happen; were it to, the user still gets the reason.
-        refuse(vec![Problem::new(Place::START, Path::default(), error.to_string())])
+    let mut config: Config = serde_json::from_value(tree.to_json()).map_err(|_| {
+        // `shape` found nothing, so this cannot happen; the reason might show a secret, so it stays unsaid.
+        let problem = Problem::new(Place::START, Path::default(), "is refused, although it fits the JSON Schema");
+        refuse(vec![problem.help("this is a defect of sluice: please report it with the file")])
     })?;
     let agent = complete(&mut config, &folder, environment).map_err(|problem| refuse(vec![problem]))?;
     let settings = settings(&config, &agent, &tree).map_err(refuse)?;
@@ -136,6 +137,13 @@ fn host_name(environment: &dyn Fn(&str) -> Option<String>) -> Option<String> {
 fn print(config: &Config, tree: &mut Node) -> Result<String, String> {
     let text = serde_saphyr::to_string(config).map_err(|error| error.to_string())?;
     let mut effective = Node::parse(&text).map_err(|problem| problem.what)?;
+    if config.role == file::Role::Edge {
+        // What has no place there is not in effect either.
+        effective.retain(&Path::default(), |key| !["plugins", "sinks"].contains(&key));
+        for name in config.streams.keys() {
+            effective.retain(&Path::of(&["streams", name]), |key| key == "message");
+        }
+    }
     tree.visit_texts(&Path::default(), &mut |path, _, text| {
         if let (Some(written), Some(node)) = (&text.written, effective.get_mut(path)) {
             node.value = Value::Text(super::tree::Text { value: written.clone(), written: None });

@@ -187,32 +187,46 @@ fn says(text: &str, line: usize) -> Option<String> {
     (above == "required" || above.starts_with("default: ")).then(|| above.to_owned())
 }
 
-/// What `sluice check` prints loads again, means the same and holds no secret.
+/// What `sluice check` prints loads again, and means the same.
 #[test]
 fn the_effective_configuration_is_one() {
+    for (role, _) in REFUSED {
+        let first = load_with(&root().join(format!("config/{role}.yaml")), &environment).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let again = folder.path().join("again.yaml");
+        std::fs::write(&again, &first.effective).unwrap();
+        let second = load_with(&again, &environment).unwrap_or_else(|error| panic!("{error}\nin {}", first.effective));
+        assert_eq!(second.effective, first.effective);
+        assert_eq!(format!("{:?}", second.settings), format!("{:?}", first.settings));
+    }
+}
+
+#[test]
+fn secrets_reach_the_settings_and_are_not_printed() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("solo.yaml");
-    let auth = "#auth: { basic: { user: sluice, password: \"${env:ES_PASSWORD}\" } }";
+    std::fs::write(folder.path().join("key"), "hunter2\n").unwrap();
     let text = std::fs::read_to_string(root().join("config/solo.yaml")).unwrap();
-    let text = text.replace("      auth: none\n", "").replace(auth, &auth[1..]);
-    assert!(text.contains("\n      auth: { basic"));
-    let environment = |_: &str| Some("hunter2".to_owned());
-    std::fs::write(&file, &text).unwrap();
-    let first = load_with(&file, &environment).unwrap();
-    assert!(!first.effective.contains("hunter2"), "{}", first.effective);
-    assert!(first.effective.contains("${env:ES_PASSWORD}"), "{}", first.effective);
-
-    let again = folder.path().join("again.yaml");
-    std::fs::write(&again, &first.effective).unwrap();
-    let second = load_with(&again, &environment).unwrap();
-    assert_eq!(second.effective, first.effective);
-    assert_eq!(format!("{:?}", second.settings), format!("{:?}", first.settings));
-
-    let literal = text.replace("${env:ES_PASSWORD}", "hunter2");
-    std::fs::write(&file, literal).unwrap();
-    let literal = load_with(&file, &environment).unwrap();
-    assert!(!literal.effective.contains("hunter2"), "{}", literal.effective);
-    assert!(literal.effective.contains(units::Secret::SHOWN), "{}", literal.effective);
+    for (auth, shown) in [
+        ("{ basic: { user: sluice, password: \"${env:SLUICE_PASSWORD}\" } }", "${env:SLUICE_PASSWORD}"),
+        ("{ basic: { user: sluice, password: hunter2 } }", units::Secret::SHOWN),
+        ("{ api_key: \"${file:key}\" }", "${file:key}"),
+        ("{ api_key: hunter2 }", units::Secret::SHOWN),
+    ] {
+        let text = text.replace("      auth: none\n", &format!("      auth: {auth}\n"));
+        std::fs::write(&file, text).unwrap();
+        let loaded = load_with(&file, &environment).unwrap();
+        assert!(loaded.effective.contains(shown) && !loaded.effective.contains("hunter2"), "{}", loaded.effective);
+        let reached = loaded.settings.sinks.iter().any(|sink| match &sink.kind {
+            SinkKind::Elasticsearch(deliver::elasticsearch::Settings { auth, .. }) => match auth {
+                deliver::elasticsearch::Auth::Basic { user, password } => user == "sluice" && password == "hunter2",
+                deliver::elasticsearch::Auth::ApiKey { encoded } => encoded == "hunter2",
+                deliver::elasticsearch::Auth::None => false,
+            },
+            SinkKind::Parquet(_) | SinkKind::Bigquery(_) | SinkKind::Stdout => false,
+        });
+        assert!(reached, "{auth}");
+    }
 }
 
 #[test]
@@ -234,6 +248,23 @@ fn relative_paths_start_at_the_folder_of_the_file() {
     let SinkKind::Parquet(parquet) = &settings.sinks[0].kind else { panic!("{:?}", settings.sinks) };
     assert_eq!(parquet.directory, here("out"));
     assert!(!settings.agent.is_empty(), "takes the host's name");
+}
+
+#[test]
+fn files_of_other_editors_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("node.yaml");
+    let text = std::fs::read_to_string(root().join("config/solo.yaml")).unwrap();
+    std::fs::write(&file, format!("\u{feff}{}", text.replace('\n', "\r\n"))).unwrap();
+    load_with(&file, &environment).unwrap();
+    std::fs::write(&file, "\u{feff}role: solo\r\nstreams:\r\n  a: { mesage: m }\r\n").unwrap();
+    let refused = load_with(&file, &environment).err().unwrap().to_string();
+    assert!(refused.contains("node.yaml:3:8: streams.a.mesage: unknown key"), "{refused}");
+    std::fs::write(&file, b"role: \xff\n").unwrap();
+    assert_eq!(
+        load_with(&file, &environment).err().unwrap().to_string(),
+        format!("read configuration {}", file.display())
+    );
 }
 
 #[test]

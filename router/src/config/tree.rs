@@ -133,6 +133,13 @@ impl Node {
         })
     }
 
+    /// Drops keys of the mapping at `path`.
+    pub fn retain(&mut self, path: &Path, keep: impl Fn(&str) -> bool) {
+        if let Some(Node { value: Value::Map(entries), .. }) = self.get_mut(path) {
+            entries.retain(|entry| keep(&entry.key));
+        }
+    }
+
     /// Where the value at `path` stands; where it is not written, where its nearest written parent does.
     pub fn place(&self, path: &Path) -> Place {
         let mut node = self;

@@ -143,7 +143,8 @@ impl Secret {
     pub const SHOWN: &str = "<redacted>";
 }
 
-/// A scalar that is checked by `shape` before it is deserialized; `x-kind` in its schema names it there.
+/// A scalar that is checked by `shape` before it is deserialized; `x-kind` in its schema names it there. The pattern is
+/// for editors, which see `${...}` unreplaced.
 macro_rules! scalar {
     ($type:ident, $kind:literal, $pattern:literal, $example:literal) => {
         impl<'de> Deserialize<'de> for $type {
@@ -175,9 +176,9 @@ macro_rules! scalar {
     };
 }
 
-scalar!(ByteSize, "size", "^[0-9]+ *([KMGT]i?)?B$", "64MiB");
-scalar!(Period, "time", "^[0-9]+ *(ms|s|m|h|d)$", "30s");
-scalar!(Address, "address", "^.+:[0-9]+$", "127.0.0.1:9600");
+scalar!(ByteSize, "size", "^[0-9]+ *([KMGT]i?)?B$|[$][{]", "64MiB");
+scalar!(Period, "time", "^[0-9]+ *(ms|s|m|h|d)$|[$][{]", "30s");
+scalar!(Address, "address", "^.+:[0-9]+$|[$][{]", "127.0.0.1:9600");
 
 /// The check that belongs to an `x-kind`; `None` for a kind that has none.
 pub fn check(kind: &str, text: &str) -> Option<Refusal> {
