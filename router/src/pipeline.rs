@@ -10,6 +10,8 @@
 mod feed;
 mod lane;
 mod recent;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,10 +6,11 @@ use tracing::{error, info, warn};
 
 use super::node::Node;
 use crate::config::{self, Settings};
+use crate::schema::{self, registry::Registry};
 use crate::telemetry;
 
-/// Reads the configuration again. The log filter and new schemas are taken over; any other change is named and waits
-/// for a restart, because it would move data that a running stage holds.
+/// Reads the configuration again. The log filter is taken over; any other change is named and waits for a restart,
+/// because it would move data that a running stage holds.
 pub(super) fn reload(running: &Settings, config_path: &Path, node: &Node) {
     let settings = match config::load(config_path) {
         Ok(loaded) => loaded.settings,
@@ -22,14 +23,26 @@ pub(super) fn reload(running: &Settings, config_path: &Path, node: &Node) {
         Ok(()) => info!(filter = %settings.log_filter, "log filter reloaded"),
         Err(reason) => error!(filter = %settings.log_filter, error = %reason, "log filter not reloaded"),
     }
-    match node.registry.reload(&settings.schema) {
-        Ok(()) => info!("schemas reloaded, new versions serve what connects or restarts from now on"),
-        Err(reason) => error!(error = %telemetry::chain(&reason), "schemas not reloaded, the old ones stay in use"),
+    let mut changed = changed(running, &settings);
+    match schemas_changed(&settings, &node.registry) {
+        Ok(true) => changed.push("schemas"),
+        Ok(false) => {}
+        Err(reason) => error!(error = %telemetry::chain(&reason), "new schemas are wrong, a restart would fail"),
     }
-    let changed = changed(running, &settings);
     if !changed.is_empty() {
         warn!(keys = changed.join(", "), "these changes need a restart");
     }
+}
+
+/// Whether a stream's message is another version now.
+fn schemas_changed(settings: &Settings, running: &Registry) -> Result<bool, schema::Error> {
+    let new = Registry::load(&settings.schema)?;
+    let mut changed = false;
+    for stream in &settings.streams {
+        let fingerprint = new.message(&stream.message)?.fingerprint;
+        changed |= running.message(&stream.message).is_ok_and(|schema| schema.fingerprint != fingerprint);
+    }
+    Ok(changed)
 }
 
 /// Top-level keys whose settings differ, beyond those that are reloaded.

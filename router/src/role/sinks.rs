@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use crate::config::{Role, Settings, SinkKind, Stream};
-use crate::deliver::bigquery::BigquerySink;
+use crate::deliver::bigquery::BigQuerySink;
 use crate::deliver::elasticsearch::ElasticsearchSink;
 use crate::deliver::link::{Agent, Link, SchemaSource};
 use crate::deliver::parquet::ParquetSink;
@@ -63,7 +63,7 @@ fn one(name: &Arc<str>, kind: &SinkKind) -> Result<Box<dyn Sink>, deliver::Error
     Ok(match kind.clone() {
         SinkKind::Parquet(settings) => Box::new(ParquetSink::new(name, settings)),
         SinkKind::Elasticsearch(settings) => Box::new(ElasticsearchSink::new(name, settings)?),
-        SinkKind::Bigquery(settings) => Box::new(BigquerySink::new(name, settings)?),
+        SinkKind::Bigquery(settings) => Box::new(BigQuerySink::new(name, settings)?),
         SinkKind::Stdout => Box::new(StdoutSink::new(name)),
     })
 }
