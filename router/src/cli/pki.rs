@@ -59,6 +59,9 @@ enum Command {
     Agent {
         /// Agent id, as in the edge's configuration
         name: String,
+        /// Name this agent had before: central then takes what is still in its journal under that name
+        #[arg(long = "former", value_name = "NAME")]
+        former: Vec<String>,
         #[command(flatten)]
         place: Place,
     },
@@ -80,7 +83,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Init { place, names } => init(&place, &names, &clock)?,
         Command::Central { place, names } => central(&place, &names, &clock)?,
-        Command::Agent { name, place } => agent(&place, &name, &clock)?,
+        Command::Agent { name, former, place } => agent(&place, &name, &former, &clock)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -124,10 +127,11 @@ fn central(place: &Place, names: &[String], clock: &Clock) -> anyhow::Result<()>
     Ok(())
 }
 
-fn agent(place: &Place, name: &str, clock: &Clock) -> anyhow::Result<()> {
-    check_name(name)?;
+fn agent(place: &Place, name: &str, former: &[String], clock: &Clock) -> anyhow::Result<()> {
+    let names: Vec<String> = std::iter::once(name.to_owned()).chain(former.iter().cloned()).collect();
+    names.iter().try_for_each(|name| check_name(name))?;
     ensure!(name != CA && name != CENTRAL, "make agent certificate: the name {name:?} is taken by the files of `init`");
-    issue(place, name, vec![name.to_owned()], ExtendedKeyUsagePurpose::ClientAuth, clock)?;
+    issue(place, name, names, ExtendedKeyUsagePurpose::ClientAuth, clock)?;
     println!("made {}: agent {name}, {LEAF_DAYS} days", place.path(name, "pem").display());
     println!("made {}: its key", place.path(name, "key").display());
     print_use(&format!("edge {name}, under its link"), place, name);
@@ -266,7 +270,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let place = place(directory.path(), false);
         init(&place, &["central.example".to_owned(), "10.1.2.3".to_owned()], &Clock::system()).unwrap();
-        agent(&place, "edge-1", &Clock::system()).unwrap();
+        agent(&place, "edge-1", &[], &Clock::system()).unwrap();
         let [ca, central, central_key] =
             [(CA, "pem"), (CENTRAL, "pem"), (CENTRAL, "key")].map(|(n, e)| place.path(n, e));
         let files = tls::Files { ca_certificate: &ca, certificate: &central, private_key: &central_key };
@@ -285,13 +289,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (asked, forced) = (place(directory.path(), false), place(directory.path(), true));
         init(&asked, &[], &Clock::system()).unwrap();
-        agent(&asked, "edge-1", &Clock::system()).unwrap();
+        agent(&asked, "edge-1", &[], &Clock::system()).unwrap();
         let before = fs::read(asked.path("edge-1", "pem")).unwrap();
         assert!(problem(init(&asked, &[], &Clock::system())).contains("ca.pem: it exists; --force replaces it"));
         assert!(problem(central(&asked, &[], &Clock::system())).contains("central.pem: it exists"));
-        assert!(problem(agent(&asked, "edge-1", &Clock::system())).contains("edge-1.pem: it exists"));
+        assert!(problem(agent(&asked, "edge-1", &[], &Clock::system())).contains("edge-1.pem: it exists"));
         assert_eq!(fs::read(asked.path("edge-1", "pem")).unwrap(), before);
-        agent(&forced, "edge-1", &Clock::system()).unwrap();
+        agent(&forced, "edge-1", &[], &Clock::system()).unwrap();
         assert_ne!(fs::read(asked.path("edge-1", "pem")).unwrap(), before);
     }
 
@@ -299,12 +303,12 @@ mod tests {
     fn errors_say_what_is_wrong() {
         let directory = tempfile::tempdir().unwrap();
         let place = place(directory.path(), false);
-        assert!(problem(agent(&place, "edge-1", &Clock::system())).contains("`sluice pki init` makes it"));
+        assert!(problem(agent(&place, "edge-1", &[], &Clock::system())).contains("`sluice pki init` makes it"));
         init(&place, &[], &Clock::system()).unwrap();
-        assert!(problem(agent(&place, "../edge", &Clock::system())).contains("must be 1 to 253"));
-        assert!(problem(agent(&place, "central", &Clock::system())).contains("is taken"));
+        assert!(problem(agent(&place, "../edge", &[], &Clock::system())).contains("must be 1 to 253"));
+        assert!(problem(agent(&place, "central", &[], &Clock::system())).contains("is taken"));
         let other = KeyPair::generate().unwrap();
         fs::write(place.path(CA, "key"), other.serialize_pem()).unwrap();
-        assert!(problem(agent(&place, "edge-1", &Clock::system())).contains("ca.key: it is not the key of"));
+        assert!(problem(agent(&place, "edge-1", &[], &Clock::system())).contains("ca.key: it is not the key of"));
     }
 }

@@ -211,3 +211,81 @@ fn crypto(error: impl std::fmt::Display) -> Error {
 fn idle(timeout: Duration) -> Result<IdleTimeout, Error> {
     IdleTimeout::try_from(timeout).map_err(crypto)
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    /// A directory with a good certificate and key, and one of every kind of bad ones.
+    fn directory() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| fs::write(directory.path().join(file), text).unwrap();
+        let certificate = |years: (i32, i32), key: &KeyPair| {
+            let mut params = CertificateParams::new(vec!["edge-1".to_owned(), "10.0.0.1".to_owned()]).unwrap();
+            params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
+            params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
+            params.self_signed(key).unwrap().pem()
+        };
+        let key = KeyPair::generate().unwrap();
+        write("good.pem", &certificate((2000, 4000), &key));
+        write("good.key", &key.serialize_pem());
+        write("other.key", &KeyPair::generate().unwrap().serialize_pem());
+        write("expired.pem", &certificate((2000, 2001), &key));
+        write("early.pem", &certificate((3999, 4000), &key));
+        write("empty.pem", "");
+        write("text.pem", "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n");
+        write("garbage.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        directory
+    }
+
+    #[test]
+    fn errors_name_the_file_and_what_is_wrong() {
+        let directory = directory();
+        let path = |file: &str| directory.path().join(file);
+        let check = |ca: &str, certificate: &str, key: &str, expected: &str| {
+            let [ca_certificate, certificate, private_key] = [ca, certificate, key].map(path);
+            let files = Files { ca_certificate: &ca_certificate, certificate: &certificate, private_key: &private_key };
+            let expected = expected.replace("DIR", &directory.path().display().to_string());
+            for found in [
+                client(&files, Duration::from_secs(5)).map(drop).map_err(|error| error.chain()),
+                server(&files, 10).map(drop).map_err(|error| error.chain()),
+            ] {
+                match expected.as_str() {
+                    "" => assert_eq!(found, Ok(())),
+                    expected => assert!(found.as_ref().unwrap_err().starts_with(expected), "{found:?}, not {expected}"),
+                }
+            }
+        };
+        check("good.pem", "good.pem", "good.key", "");
+        check("none.pem", "good.pem", "good.key", "read CA certificate DIR/none.pem: No such file");
+        check("good.pem", "none.pem", "good.key", "read certificate DIR/none.pem: No such file");
+        check("good.pem", "good.pem", "none.key", "read private key DIR/none.key: No such file");
+        check("empty.pem", "good.pem", "good.key", "read CA certificate DIR/empty.pem: no BEGIN CERTIFICATE section");
+        check("good.pem", "good.key", "good.key", "read certificate DIR/good.key: no BEGIN CERTIFICATE section");
+        check("good.pem", "good.pem", "good.pem", "read private key DIR/good.pem: no BEGIN PRIVATE KEY section");
+        check("good.pem", "text.pem", "good.key", "read certificate DIR/text.pem: not a PEM file: ");
+        check("good.pem", "garbage.pem", "good.key", "read certificate DIR/garbage.pem: not an X.509 certificate: ");
+        check("good.pem", "expired.pem", "good.key", "read certificate DIR/expired.pem: it expired on Jan  1");
+        check("expired.pem", "good.pem", "good.key", "read CA certificate DIR/expired.pem: it expired on");
+        check("good.pem", "early.pem", "good.key", "read certificate DIR/early.pem: it is not valid before");
+        let wrong = "read private key DIR/other.key: it is not the key of certificate DIR/good.pem";
+        check("good.pem", "good.pem", "other.key", wrong);
+    }
+
+    #[test]
+    fn agents_are_the_dns_names() {
+        let directory = directory();
+        let chain = certificates("certificate", &directory.path().join("good.pem")).unwrap();
+        assert_eq!(dns_names(&chain[0]).unwrap(), ["edge-1"]);
+        assert!(dns_names(&CertificateDer::from(vec![1, 2, 3])).is_err());
+    }
+
+    #[test]
+    fn receive_windows_share_the_buffers() {
+        for (connections_max, expected) in [(0, 32 << 20), (1, 32 << 20), (64, 8 << 20), (100_000, 1 << 20)] {
+            assert_eq!(receive_window(connections_max), expected, "{connections_max}");
+        }
+    }
+}

@@ -260,7 +260,10 @@ impl Lane {
         let problem = if block.stream != self.stream {
             format!("belongs to stream {:?}", block.stream)
         } else if !self.peer.names.iter().any(|name| **name == *origin.agent) {
-            format!("comes from agent {:?}, the certificate is for {:?}", origin.agent, self.peer.names)
+            let (former, now) = (&origin.agent, &self.peer.names);
+            format!(
+                "comes from agent {former:?}, the certificate is for {now:?}: `sluice pki agent --former` adds a name"
+            )
         } else if origin.epoch != epoch {
             format!("is of epoch {}, the connection of {epoch}", origin.epoch)
         } else if origin.seq != seq {

@@ -77,7 +77,7 @@ impl Pki {
         pki
     }
 
-    fn run(&self, arguments: &[&str]) {
+    pub(super) fn run(&self, arguments: &[&str]) {
         let directory = ["--dir", self.0.path().to_str().unwrap()];
         let command = ["pki"].iter().chain(arguments).chain(&directory);
         pki::run(PkiCommand::parse_from(command).args).unwrap();

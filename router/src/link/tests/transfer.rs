@@ -237,3 +237,30 @@ async fn stopping_commits_what_was_acknowledged() {
     assert_eq!(lane.cursor(), central.durable_last(AGENT, "playback") + 1, "all that was sent is acknowledged");
     central.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renamed_edge_gets_rid_of_what_it_journaled_under_its_old_name() {
+    let pki = Pki::new(&[AGENT]);
+    pki.run(&["agent", "edge-new", "--former", AGENT]);
+    let mut central = Central::start(&pki, &["playback"]).await;
+    let mut edge = Edge::start(&pki, AGENT, &[central.address]);
+    let lane = Lane::new(blocks("playback", 1..=20));
+    edge.forward("playback", &lane);
+    until("all arrive", || lane.cursor() == 21).await;
+    edge.stop().await;
+
+    // Two blocks whose ack was not committed, two that were never sent, two under the new name.
+    lane.forget_commits(19, 18 * RECORDS as u64);
+    blocks("playback", 21..=22).for_each(|block| lane.push(block));
+    (23..=24).for_each(|seq| lane.push(block("edge-new", "playback", seq, RECORDS)));
+    lane.end();
+    let mut edge = Edge::start(&pki, "edge-new", &[central.address]);
+    edge.forward("playback", &lane);
+    edge.finish().await;
+    let mut expected = records(AGENT, "playback", 1..=22, RECORDS);
+    expected.extend(records("edge-new", "playback", 23..=24, RECORDS));
+    assert_eq!(central.records("playback"), expected);
+    assert_eq!((lane.cursor(), lane.delivered()), (25, 24 * RECORDS as u64));
+    edge.stop().await;
+    central.stop().await;
+}
