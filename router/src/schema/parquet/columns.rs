@@ -1,9 +1,7 @@
 //! Column buffers: what is collected for the next row group.
 
 use parquet::basic::Type as Physical;
-use parquet::data_type::{
-    BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int32Type, Int64Type,
-};
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int32Type, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 
@@ -37,7 +35,10 @@ enum Values {
     Float(Vec<f32>),
     Double(Vec<f64>),
     /// All values one behind the other, and where each ends.
-    Bytes { joined: Vec<u8>, ends: Vec<usize> },
+    Bytes {
+        joined: Vec<u8>,
+        ends: Vec<usize>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Default)]

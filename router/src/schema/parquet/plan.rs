@@ -125,7 +125,8 @@ impl Plan {
         let mut leaves = Vec::new();
         let place = Place { path: &[descriptor.clone()], definition: 0, repetition: 0 };
         let (root, mut types) = group(descriptor, place, &mut leaves).map_err(refused)?;
-        for (name, extra) in [("_id", Primitive::Text), ("_received_at", Primitive::Int64), ("_agent", Primitive::Text)] {
+        for (name, extra) in [("_id", Primitive::Text), ("_received_at", Primitive::Int64), ("_agent", Primitive::Text)]
+        {
             let logical = if name == "_received_at" { Some(timestamp()) } else { extra.logical() };
             let primitive = primitive(name, extra.physical(), logical, Repetition::REQUIRED).map_err(refused)?;
             leaves.push(Leaf { physical: extra.physical(), definition_max: 0, repetition_max: 0 });
@@ -201,7 +202,10 @@ fn field(
     };
     let name = source.name().to_owned();
     let leaves = start..leaves.len();
-    Ok((Field { name, number: source.number(), oneof: None, label, content, leaves, definition, repetition }, column_type))
+    Ok((
+        Field { name, number: source.number(), oneof: None, label, content, leaves, definition, repetition },
+        column_type,
+    ))
 }
 
 /// The outer level of a list or map.
@@ -270,7 +274,14 @@ fn is_json(message: &MessageDescriptor, path: &[MessageDescriptor]) -> bool {
 /// The scalar in a `google.protobuf` wrapper.
 fn wrapped(message: &MessageDescriptor) -> Option<Primitive> {
     let wrappers = [
-        "BoolValue", "Int32Value", "UInt32Value", "Int64Value", "UInt64Value", "FloatValue", "DoubleValue", "StringValue",
+        "BoolValue",
+        "Int32Value",
+        "UInt32Value",
+        "Int64Value",
+        "UInt64Value",
+        "FloatValue",
+        "DoubleValue",
+        "StringValue",
         "BytesValue",
     ];
     let name = message.full_name().strip_prefix("google.protobuf.")?;
@@ -325,8 +336,12 @@ impl Primitive {
     fn physical(self) -> Physical {
         match self {
             Primitive::Bool => Physical::BOOLEAN,
-            Primitive::Int32 | Primitive::Sint32 | Primitive::Sfixed32 | Primitive::Uint32 | Primitive::Fixed32 => Physical::INT32,
-            Primitive::Int64 | Primitive::Sint64 | Primitive::Sfixed64 | Primitive::Uint64 | Primitive::Fixed64 => Physical::INT64,
+            Primitive::Int32 | Primitive::Sint32 | Primitive::Sfixed32 | Primitive::Uint32 | Primitive::Fixed32 => {
+                Physical::INT32
+            }
+            Primitive::Int64 | Primitive::Sint64 | Primitive::Sfixed64 | Primitive::Uint64 | Primitive::Fixed64 => {
+                Physical::INT64
+            }
             Primitive::Float => Physical::FLOAT,
             Primitive::Double => Physical::DOUBLE,
             Primitive::Text | Primitive::Bytes => Physical::BYTE_ARRAY,
