@@ -1,1 +1,0 @@
-//! Schema -> Parquet columns.
