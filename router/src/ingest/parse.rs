@@ -125,3 +125,84 @@ fn push_log_line(input: &[u8], place: Place, out: &mut Vec<u8>) {
         push_varint(out, place.position);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::Settings;
+    use crate::schema::registry::Registry;
+
+    fn parser(format: Format) -> Parser {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/proto");
+        let settings = Settings { proto_roots: vec![root], descriptor_sets: Vec::new() };
+        let registry = Registry::load(&settings).unwrap();
+        let message = if format == Format::Line { LOG_LINE } else { "demo.v1.PlaybackEvent" };
+        Parser::new(format, registry.message(message).unwrap())
+    }
+
+    fn to_json(parser: &Parser, message: &[u8]) -> String {
+        let mut out = Vec::new();
+        schema::json::to_json(parser.schema(), message, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn lines_of_json_become_records() {
+        let mut parser = parser(Format::Json);
+        let json = r#"{"event_id":"e1","action":"ACTION_PLAY","position_ms":5}"#;
+        let mut out = Vec::new();
+        assert_eq!(parser.parse(json.as_bytes(), Place::default(), &mut out), Ok(Parsed::Record));
+        assert_eq!(to_json(&parser, &out), json);
+        assert_eq!(parser.check_protobuf(&out), Ok(()));
+        for blank in [&b""[..], b" \t\r"] {
+            out.clear();
+            assert_eq!(parser.parse(blank, Place::default(), &mut out), Ok(Parsed::Blank));
+            assert!(out.is_empty());
+        }
+    }
+
+    #[test]
+    fn refusals_have_a_class_and_a_place() {
+        let mut parser = parser(Format::Json);
+        let mut check = |input: &[u8], class: &str, reason: &str| {
+            let mut out = b"kept".to_vec();
+            let refused = parser.parse(input, Place::default(), &mut out).unwrap_err();
+            assert_eq!((refused.class, refused.reason.as_str()), (class, reason));
+            assert_eq!(out, b"kept");
+        };
+        check(b"{\"event_id\":", class::JSON, "event_id: expected a string, found the end at byte 12");
+        check(b"Jan 1 00:00:00 host", class::JSON, "expected an object, found 'J' at byte 0");
+        check(b"{\"event_id\":\"\xff\"}", class::UTF8, "text is not UTF-8 at byte 13");
+        check(b"{\"event_id\":5}", class::SCHEMA, "event_id: expected a string, found a number at byte 12");
+        check(b"[]", class::SCHEMA, "expected an object, found a list at byte 0");
+    }
+
+    #[test]
+    fn lines_of_text_become_log_lines() {
+        let mut parser = parser(Format::Line);
+        let mut check = |input: &[u8], place: Place, expected: &str| {
+            let mut out = Vec::new();
+            assert_eq!(parser.parse(input, place, &mut out), Ok(Parsed::Record));
+            assert_eq!(to_json(&parser, &out), expected);
+        };
+        let place = Place { path: "/var/log/x", position: 300 };
+        check(b"a line", place, r#"{"line":"a line","path":"/var/log/x","position":300}"#);
+        check(b"a\xffb", Place::default(), "{\"line\":\"a\u{fffd}b\"}");
+        check(b"", Place::default(), "{}");
+    }
+
+    #[test]
+    fn protobuf_is_checked_to_the_byte() {
+        let parser = parser(Format::Json);
+        let check = |message: &[u8], expected: &str| {
+            let refused = parser.check_protobuf(message).unwrap_err();
+            assert_eq!((refused.class, refused.reason.as_str()), (class::PROTOBUF, expected));
+        };
+        check(&[10, 2, b'a', 0xff], "event_id: string is not UTF-8 at byte 3");
+        check(&[10, 9, 1], "length points past the end at byte 2");
+        check(&[8, 1], "event_id: wire type is not that of the field at byte 0");
+        check(&[18, 2, 8, 0x80], "time: number is cut short or over ten bytes at byte 3");
+        // Fields that nobody knows travel along.
+        assert_eq!(parser.check_protobuf(&[0xf8, 0x7f, 1]), Ok(()));
+    }
+}

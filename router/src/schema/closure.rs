@@ -23,7 +23,7 @@ pub const MAX_SET_LEN: usize = 4 << 20;
 
 /// Fields of google/protobuf/descriptor.proto.
 const SET_FILE: u32 = 1;
-const FILE_SOURCE_INFO: u32 = 12;
+const FILE_SOURCE_INFO: u32 = 9;
 
 /// The set of one message's file.
 pub fn encode(message: &MessageDescriptor) -> Bytes {

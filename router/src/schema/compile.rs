@@ -93,7 +93,8 @@ fn find(roots: &[PathBuf]) -> Result<Vec<String>, Error> {
 
 /// A user's copy of a built-in file, in whatever folder.
 fn is_built_in(name: &str) -> bool {
-    let copies = |built_in| name.strip_suffix(built_in).is_some_and(|folder| folder.is_empty() || folder.ends_with('/'));
+    let copies =
+        |built_in| name.strip_suffix(built_in).is_some_and(|folder| folder.is_empty() || folder.ends_with('/'));
     BUILT_IN.iter().any(|(built_in, _)| copies(*built_in))
 }
 

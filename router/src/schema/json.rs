@@ -16,9 +16,13 @@
 //! Where this differs from prost-reflect's DynamicMessage, the oracle of the tests: that drops unknown enum names, lets
 //! the last of two keys win, rounds large integers written as fractions, and takes -0.0 for absence.
 
+#[cfg(test)]
+mod generate;
 mod known;
 mod lexer;
 mod number;
+#[cfg(test)]
+mod oracle;
 mod read;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
-use prost_reflect::{Cardinality, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage as _, Value};
+use prost_reflect::{
+    Cardinality, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage as _, Value,
+};
 
 use super::wire;
 
@@ -184,13 +186,7 @@ impl Options {
     }
 
     /// `found` says which marks a shallower level has.
-    fn read_field_rules(
-        &mut self,
-        field: &FieldDescriptor,
-        path: &FieldPath,
-        rules: &FieldOptions,
-        found: &[bool; 4],
-    ) {
+    fn read_field_rules(&mut self, field: &FieldDescriptor, path: &FieldPath, rules: &FieldOptions, found: &[bool; 4]) {
         let [has_event_time, has_dedup_key, has_partition, has_required] = *found;
         if rules.event_time && !has_event_time {
             let time = EventTime::new(field, path, rules.epoch);

@@ -350,7 +350,7 @@ fn plan_enum(descriptor: &EnumDescriptor) -> Enum {
     Enum {
         names,
         is_null: descriptor.full_name() == "google.protobuf.NullValue",
-        default: all.first().map_or(0, |(number, _)| *number),
+        default: descriptor.default_value().number(),
         values,
         numbers: all.into_iter().map(|(number, _)| number).collect(),
     }

@@ -90,7 +90,11 @@ impl Registry {
     /// Learns a version from its descriptor set; fails where the set does not have the fingerprint it came with.
     pub fn add(&self, fingerprint: Fingerprint, message: &str, descriptors: &[u8]) -> Result<Arc<Schema>, Error> {
         if let Some(schema) = self.by_fingerprint(fingerprint) {
-            return if schema.message() == message { Ok(schema) } else { Err(Error::Unknown { message: message.into() }) };
+            return if schema.message() == message {
+                Ok(schema)
+            } else {
+                Err(Error::Unknown { message: message.into() })
+            };
         }
         // Read outside the lock: it takes milliseconds, and batches look schemas up meanwhile.
         let schema = Arc::new(closure::decode(fingerprint, message, descriptors)?);

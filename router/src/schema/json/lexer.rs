@@ -167,9 +167,8 @@ impl<'a> Lexer<'a> {
     /// The four digits of the `\u` at `at`.
     fn unit(&self, at: usize) -> Read<u32> {
         let digits = self.bytes.get(at..at + 6).filter(|digits| digits.starts_with(b"\\u"));
-        let value = |digits: &[u8]| {
-            digits.iter().try_fold(0, |unit, &digit| Some(unit << 4 | char::from(digit).to_digit(16)?))
-        };
+        let value =
+            |digits: &[u8]| digits.iter().try_fold(0, |unit, &digit| Some(unit << 4 | char::from(digit).to_digit(16)?));
         match digits.and_then(|digits| value(&digits[2..])) {
             Some(unit) => Ok(unit),
             None => self.fault("\\u without four hexadecimal digits"),

@@ -37,7 +37,7 @@ pub(super) fn is_number(text: &[u8]) -> bool {
 /// Digits beyond this are zeros, or the number is out of every range.
 const MAX_DIGITS: usize = 38;
 
-/// The value of a number times ten to the `power`; digits below one are cut off if `cut`, else the number is refused.
+/// The value of a number (`is_number`) times ten to the `power`; digits below one are cut off if `cut`, else the number is refused.
 /// `None` as well beyond 38 digits.
 pub(super) fn scaled(text: &[u8], power: i32, cut: Cut) -> Option<i128> {
     let (negative, text) = match text.strip_prefix(b"-") {
@@ -88,7 +88,7 @@ fn exponent(text: &[u8]) -> i32 {
     sign * digits.iter().fold(0, add)
 }
 
-/// The integer that a number spells; `None` where it is not whole or not between `i64::MIN` and `u64::MAX`.
+/// The integer that a number (`is_number`) spells; `None` where it is not whole or not between `i64::MIN` and `u64::MAX`.
 #[inline]
 pub(super) fn integer(text: &[u8]) -> Option<i128> {
     // Up to 18 digits and nothing else: nearly always, and it cannot overflow.

@@ -416,7 +416,7 @@ fn map_key(kind: Kind, text: &[u8]) -> Option<u64> {
         (Kind::Bool, _) => None,
         (kind, text) => {
             let is_plain = number::is_number(text) && text.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-');
-            integer_bits(kind, number::integer(text).filter(|_| is_plain)?)
+            if is_plain { integer_bits(kind, number::integer(text)?) } else { None }
         }
     }
 }

@@ -341,14 +341,18 @@ impl<'p> Writer<'p> {
     }
 }
 
-/// Whether a single field comes twice, a list is scattered, or two members of a oneof came.
+/// Whether a single field comes twice, a list is scattered (unknown fields count as well), or two members of a oneof
+/// came.
 #[inline]
 fn needs_merge(message: &Message, bytes: &[u8], place: Place) -> Read<bool> {
     let mut seen = Seen::new(message);
     let mut last = None;
     let mut fields = Fields::new(bytes);
     while let Some(found) = fields.next().map_err(place.broken())? {
-        let Some(known) = message.by_number(found.number) else { continue };
+        let Some(known) = message.by_number(found.number) else {
+            last = None;
+            continue;
+        };
         let field = &message.fields[known];
         let goes_on = last == Some(known) && !matches!(field.rule, Rule::Explicit | Rule::Implicit);
         if !goes_on && seen.add(known, field).is_some() {
