@@ -45,7 +45,7 @@ impl Writer<'_> {
             Fault::Rows(_) if is_single => self.remove(encoded, &[(0, "refused without a reason".into())]),
             Fault::Rows(_) => self.halve(encoded),
             Fault::TooLarge(text) if is_single => self.remove(encoded, &[(0, text)]),
-            Fault::Refused(text) if is_single && self.accepted == Some(schema) => self.remove(encoded, &[(0, text)]),
+            Fault::Refused(text) if is_single && self.state.accepted == schema.to_string() => self.remove(encoded, &[(0, text)]),
             Fault::TooLarge(_) => self.halve(encoded),
             Fault::Refused(_) if !is_single => self.halve(encoded),
             Fault::StreamLost(text) | Fault::TableMissing(text) => {
