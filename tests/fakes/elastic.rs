@@ -226,12 +226,12 @@ impl Store {
     fn answer(&mut self, mut items: Vec<serde_json::Value>) -> Reply {
         let garble = self.faults.garble;
         let is_garbled = self.chance(garble);
-        if is_garbled && self.requests % 2 == 0 {
+        if is_garbled && self.requests.is_multiple_of(2) {
             items.pop();
         }
         let errors = items.iter().any(|item| item["create"]["error"].is_object());
         let mut text = serde_json::json!({ "errors": errors, "items": items }).to_string();
-        if is_garbled && self.requests % 2 == 1 {
+        if is_garbled && !self.requests.is_multiple_of(2) {
             text.truncate(text.len() / 2);
         }
         Reply::Answer(200, text)

@@ -29,7 +29,10 @@ impl Writer<'_> {
     pub(super) async fn act(&mut self, fault: Fault, encoded: &Encoded, schema: Fingerprint) -> Result<Next, Error> {
         let is_single = encoded.rows.len() == 1;
         match fault {
-            Fault::Exists(text) => self.exists(encoded, text)?,
+            Fault::Exists(text) => {
+                self.exists(encoded, text)?;
+                self.state.accepted = schema.to_string();
+            }
             Fault::OutOfRange(text) => {
                 self.rewinds += 1;
                 if self.rewinds > 1 {
@@ -45,12 +48,16 @@ impl Writer<'_> {
             Fault::Rows(_) if is_single => self.remove(encoded, &[(0, "refused without a reason".into())]),
             Fault::Rows(_) => self.halve(encoded),
             Fault::TooLarge(text) if is_single => self.remove(encoded, &[(0, text)]),
-            Fault::Refused(text) if is_single && self.accepted == Some(schema) => self.remove(encoded, &[(0, text)]),
+            Fault::Refused(text) if is_single && self.state.accepted == schema.to_string() => {
+                self.remove(encoded, &[(0, text)])
+            }
             Fault::TooLarge(_) => self.halve(encoded),
             Fault::Refused(_) if !is_single => self.halve(encoded),
             Fault::StreamLost(text) | Fault::TableMissing(text) => {
                 tracing::warn!(sink = %self.sink, stream = self.state.stream, reason = text, "write stream lost");
                 self.settle().await?;
+                // Without it, a table that ends every stream would be asked for one after the other.
+                self.delay().await;
             }
             fault @ (Fault::Refused(_) | Fault::Waiting(_) | Fault::Again(_)) => {
                 self.wait(fault).await;
@@ -251,6 +258,10 @@ impl Writer<'_> {
             self.outage.began(&text);
         }
         tracing::debug!(sink = %self.sink, reason = text, "append to be tried again");
+        self.delay().await;
+    }
+
+    async fn delay(&mut self) {
         let delay = self.backoff.next_delay();
         let _ = self.stop.run_until_cancelled(tokio::time::sleep(delay)).await;
     }

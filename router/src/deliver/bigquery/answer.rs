@@ -76,8 +76,10 @@ fn from_rpc(status: rpc::Status) -> Fault {
         Code::InvalidArgument if is_too_large(&status.message) => Fault::TooLarge(text),
         Code::InvalidArgument => Fault::Refused(text),
         Code::NotFound | Code::FailedPrecondition => Fault::StreamLost(text),
-        Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => Fault::Waiting(text),
+        Code::PermissionDenied | Code::Unimplemented => Fault::Waiting(text),
+        // Unauthenticated: the connection is as old as its token; the next one has a new token.
         Code::Ok
+        | Code::Unauthenticated
         | Code::Cancelled
         | Code::Unknown
         | Code::DeadlineExceeded

@@ -11,7 +11,7 @@ use crate::record::Seq;
 
 const VERSION: u32 = 1;
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
     version: u32,
     /// Name of the write stream; empty: none yet.
@@ -20,6 +20,9 @@ pub(super) struct State {
     pub(super) offset: i64,
     /// Rows of the cursor's block that are done with.
     pub(super) row: u32,
+    /// Fingerprint of the schema of which the server last took an append: a request of that schema that is refused as a
+    /// whole is refused for a row in it. Empty: none was ever taken, so it may well be the table that is wrong.
+    pub(super) accepted: String,
     /// Appends that are or may be under way, one behind the other, the first at `offset`.
     pub(super) in_doubt: Vec<Append>,
 }
@@ -55,7 +58,7 @@ impl State {
     /// Fails where a newer version of the router wrote it.
     pub(super) fn decode(bytes: &[u8]) -> Result<State, String> {
         if bytes.is_empty() {
-            return Ok(State { version: VERSION, stream: String::new(), offset: 0, row: 0, in_doubt: Vec::new() });
+            return Ok(State { version: VERSION, ..State::default() });
         }
         let state: State = serde_json::from_slice(bytes).map_err(|error| format!("read journaled state: {error}"))?;
         match state.version {

@@ -40,8 +40,6 @@ pub(super) struct Writer<'a> {
     pub(super) remote: Option<Remote>,
     pub(super) connection: Option<Connection>,
     plans: HashMap<Fingerprint, Arc<Table>>,
-    /// Schema of which the server took an append: from then on a refusal is about the row in it.
-    pub(super) accepted: Option<Fingerprint>,
     /// OUT_OF_RANGE answers since the last success.
     pub(super) rewinds: u32,
     pub(super) state: State,
@@ -95,7 +93,6 @@ impl<'a> Writer<'a> {
             remote: None,
             connection: None,
             plans: HashMap::new(),
-            accepted: None,
             rewinds: 0,
             state,
             next: cursor.next,
@@ -236,7 +233,7 @@ impl<'a> Writer<'a> {
             self.commit().await?;
             let sent = self.send(&encoded, &schema, &table).await;
             let Err(fault) = sent else {
-                self.accepted = Some(schema.fingerprint);
+                self.state.accepted = schema.fingerprint.to_string();
                 self.landed();
                 return Ok(());
             };

@@ -20,6 +20,9 @@ use crate::telemetry;
 /// First delay after a failure; never more than the configured longest.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 
+/// Failed attempts that are part of normal operation: connections are closed, nodes restart.
+const ATTEMPTS_UNREMARKABLE: u32 = 3;
+
 /// Where the loads of one stream go, and what they know of each other.
 pub(super) struct Target {
     nodes: Arc<Nodes>,
@@ -98,9 +101,7 @@ pub(super) async fn deliver(target: Arc<Target>, blocks: Vec<Rows>, stop: Stop) 
         if let Some(reason) = outcome {
             sending.target.count_retry(reason);
             let delay = sending.backoff.next_delay();
-            if stop.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
-                return None;
-            }
+            stop.run_until_cancelled(tokio::time::sleep(delay)).await?;
         } else {
             sending.backoff.reset();
         }
@@ -142,7 +143,9 @@ impl Sending {
             Answer::Unavailable(reason) => ("unavailable", reason),
             Answer::InDoubt(reason) => ("in_doubt", reason),
         };
-        self.target.outage.began(&reason);
+        if class == "paused" || self.backoff.attempt() >= ATTEMPTS_UNREMARKABLE {
+            self.target.outage.began(&reason);
+        }
         self.todo.push_front(request);
         Some(class)
     }

@@ -124,12 +124,14 @@ impl ElasticsearchSink {
     }
 
     async fn commit(&self, feed: &mut dyn Feed, delivered: Delivered) -> Result<(), Error> {
-        let labels = [("stream", &**feed.stream()), ("sink", &*self.name)];
+        let stream = feed.stream().clone();
+        let labels = [("stream", &*stream), ("sink", &*self.name)];
         let (records, dead) = (delivered.records, delivered.dead.len() as u64);
+        let state = feed.cursor().state;
+        feed.commit(Progress { next: delivered.next, state, delivered: records, dead: delivered.dead }).await?;
         telemetry::DELIVER_RECORDS.add(records, &labels);
         telemetry::DELIVER_DEAD.add(dead, &labels);
-        let state = feed.cursor().state;
-        feed.commit(Progress { next: delivered.next, state, delivered: records, dead: delivered.dead }).await
+        Ok(())
     }
 }
 
