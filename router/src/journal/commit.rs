@@ -73,7 +73,7 @@ pub(super) struct Commit {
     pub appended_bytes: u64,
     /// More to trim or expire than this commit took.
     pub more: bool,
-    /// A cursor moved.
+    /// A cursor moved, or there are too many dead letters.
     pub trim_soon: bool,
 }
 
@@ -241,6 +241,7 @@ impl Committer {
         commit.batch.put(keys::dead(bounds.next), value.clone());
         bounds.next += 1;
         bounds.bytes += value.len() as u64 + KEY_BYTES;
+        commit.trim_soon |= bounds.bytes > self.shared.dead_letter_max_bytes;
     }
 
     /// Deletes the oldest dead letters above their bound. Only letters of earlier commits: the bound may be passed by one
