@@ -29,8 +29,7 @@ impl Guest for Hostile {
     }
 
     fn process(batch: Batch) -> Result<Output, String> {
-        let mut output =
-            Output { verdicts: Vec::new(), routes: Vec::new(), replaced: Vec::new(), errors: Vec::new() };
+        let mut output = Output { verdicts: Vec::new(), routes: Vec::new(), replaced: Vec::new(), errors: Vec::new() };
         let count = batch.count as usize;
         let is_poisoned = batch.records.windows(6).any(|window| window == b"poison");
         match BEHAVIOUR.get().unwrap().as_str() {
@@ -44,7 +43,8 @@ impl Guest for Hostile {
             "poison-panic" if is_poisoned => panic!("cannot stand poison\nand says so"),
             "poison-loop" if is_poisoned => spin(),
             "poison-err" if is_poisoned => return Err("poisoned batch".into()),
-            "few-verdicts" => output.verdicts = vec![1; count - 1],
+            // None at all would mean: keep every record.
+            "few-verdicts" => output.verdicts = vec![1; if count == 1 { 2 } else { count - 1 }],
             "many-verdicts" => output.verdicts = vec![1; count + 1],
             "unknown-verdict" => output.verdicts = vec![77; count],
             "forged-frames" => {
@@ -54,7 +54,7 @@ impl Guest for Hostile {
             "missing-frames" => output.verdicts = vec![2; count],
             "error-index" => output.errors.push(RecordError { index: u32::MAX, message: "x".into() }),
             "route" => output.routes = vec![9; count],
-            "huge-output" => output.replaced = vec![0; 24 << 20],
+            "huge-output" => output.replaced = vec![0; 8 << 20],
             "log-flood" => (0..10_000).for_each(|_| log(Level::Warn, "\u{1b}[31mERROR fake line\n")),
             "log-huge" => log(Level::Info, &"x".repeat(1 << 19)),
             _ => {}
