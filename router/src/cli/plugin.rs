@@ -34,9 +34,7 @@ enum Command {
         out: Option<PathBuf>,
     },
     /// Shows what a component is: kind, versions, imports, exports, size, digest.
-    Inspect {
-        file: PathBuf,
-    },
+    Inspect { file: PathBuf },
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {

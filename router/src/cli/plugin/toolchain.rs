@@ -94,7 +94,11 @@ impl Compiler {
     }
 
     fn own_linker(&self) -> PathBuf {
-        self.sysroot.join("lib/rustlib").join(&self.host).join("bin").join(format!("rust-lld{}", std::env::consts::EXE_SUFFIX))
+        self.sysroot
+            .join("lib/rustlib")
+            .join(&self.host)
+            .join("bin")
+            .join(format!("rust-lld{}", std::env::consts::EXE_SUFFIX))
     }
 
     fn toolchain(&self, directory: &Path, linkers: &[PathBuf]) -> Option<Toolchain> {
@@ -121,8 +125,9 @@ impl Compiler {
 fn linkers(compilers: &[Compiler]) -> Vec<PathBuf> {
     let own = compilers.iter().map(Compiler::own_linker);
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let installed = std::env::split_paths(&path)
-        .flat_map(|directory| ["rust-lld", "wasm-ld"].map(|name| directory.join(format!("{name}{}", std::env::consts::EXE_SUFFIX))));
+    let installed = std::env::split_paths(&path).flat_map(|directory| {
+        ["rust-lld", "wasm-ld"].map(|name| directory.join(format!("{name}{}", std::env::consts::EXE_SUFFIX)))
+    });
     own.chain(installed).filter(|linker| linker.is_file()).collect()
 }
 
@@ -204,7 +209,8 @@ mod tests {
         for key in ["CARGO", "CARGO_PKG_NAME", "CARGO_MANIFEST_DIR", "RUSTFLAGS", "LD_LIBRARY_PATH"] {
             assert!(is_foreign(key), "{key}");
         }
-        for key in ["CARGO_HOME", "CARGO_TARGET_DIR", "CARGO_NET_OFFLINE", "RUSTUP_TOOLCHAIN", "PATH", "RUSTC_WRAPPER"] {
+        for key in ["CARGO_HOME", "CARGO_TARGET_DIR", "CARGO_NET_OFFLINE", "RUSTUP_TOOLCHAIN", "PATH", "RUSTC_WRAPPER"]
+        {
             assert!(!is_foreign(key), "{key}");
         }
     }

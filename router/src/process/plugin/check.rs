@@ -342,16 +342,7 @@ mod tests {
         let whole = Transformed::check(output(&[2, 1], b"\x01a", &[]), 2).unwrap();
         let joined = kept(2).join(whole.clone()).join(Transformed::failed("boom".into())).join(kept(1)).join(whole);
         let a = Row::Replace(Bytes::from_static(b"a"));
-        let expected = [
-            Row::Keep,
-            Row::Keep,
-            a.clone(),
-            Row::Drop,
-            Row::Failed("boom"),
-            Row::Keep,
-            a,
-            Row::Drop,
-        ];
+        let expected = [Row::Keep, Row::Keep, a.clone(), Row::Drop, Row::Failed("boom"), Row::Keep, a, Row::Drop];
         assert_eq!(joined.rows().collect::<Vec<_>>(), expected);
         assert_eq!(joined.refused(), [Refused { index: 4, reason: "boom".into() }]);
         assert!(kept(2).join(kept(3)).is_unchanged());

@@ -122,11 +122,8 @@ impl Host {
     pub fn load(&self, settings: &Settings) -> Result<Arc<Plugin>, Error> {
         let Settings { name, path, config_json } = settings;
         let wasm = read(name, path)?;
-        let compiled = self.compiled(&wasm).map_err(|reason| Error::Load {
-            name: name.clone(),
-            path: path.clone(),
-            reason,
-        })?;
+        let compiled =
+            self.compiled(&wasm).map_err(|reason| Error::Load { name: name.clone(), path: path.clone(), reason })?;
         let (shared, config_json) = (self.shared.clone(), config_json.clone());
         Ok(Arc::new(Plugin { shared, compiled, name: name.as_str().into(), config_json }))
     }
@@ -159,8 +156,7 @@ impl Shared {
             return Err("it is a core module, not a component: build it with `sluice plugin build`".into());
         }
         let manifest = manifest::read(wasm)?;
-        let component =
-            Component::from_binary(&self.engine, wasm).map_err(|error| format!("compile it: {error:#}"))?;
+        let component = Component::from_binary(&self.engine, wasm).map_err(|error| format!("compile it: {error:#}"))?;
         let component_type = component.component_type();
         let names = |item: (&str, _)| item.0.to_owned();
         let imports: Vec<String> = component_type.imports(&self.engine).map(names).collect();
@@ -322,7 +318,9 @@ mod tests {
         let check = |names: &[&str]| check_imports(&texts(names));
         assert_eq!(check(&["sluice:plugin/host@1.0.0", "sluice:plugin/types@1.3.0"]), Ok(()));
         assert!(check(&["wasi:cli/environment@0.2.0"]).unwrap_err().starts_with("it imports wasi:cli/environment"));
-        assert!(check(&["sluice:plugin/host@2.0.0"]).unwrap_err().contains("2.0.0, this build runs sluice:plugin@1.0.0"));
+        assert!(
+            check(&["sluice:plugin/host@2.0.0"]).unwrap_err().contains("2.0.0, this build runs sluice:plugin@1.0.0")
+        );
     }
 
     #[test]

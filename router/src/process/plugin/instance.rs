@@ -46,8 +46,7 @@ impl Instance {
         speech: Speech,
     ) -> Result<Instance, (Failure, Speech)> {
         let settings = &plugin.shared.settings;
-        let guest =
-            Guest { speech, memory_max_bytes: settings.memory_max_bytes, memory_bytes: 0, refused_bytes: None };
+        let guest = Guest { speech, memory_max_bytes: settings.memory_max_bytes, memory_bytes: 0, refused_bytes: None };
         let mut store = Store::new(plugin.shared.engine(), guest);
         store.limiter(|guest| guest);
         store.set_epoch_deadline(ticks(settings.deadline));
@@ -89,11 +88,7 @@ impl Instance {
     }
 }
 
-fn init(
-    store: &mut Store<Guest>,
-    plugin: &Plugin,
-    config: &InstanceConfig,
-) -> wasmtime::Result<Result<Func, String>> {
+fn init(store: &mut Store<Guest>, plugin: &Plugin, config: &InstanceConfig) -> wasmtime::Result<Result<Func, String>> {
     let compiled = &plugin.compiled;
     let instance = compiled.pre.instantiate(&mut *store)?;
     let Some(init) = instance.get_func(&mut *store, compiled.init) else { bail!("init is no function") };
@@ -127,7 +122,11 @@ fn failure(error: &wasmtime::Error, guest: &mut Guest, deadline: Duration) -> Fa
         (None, _) => {
             let root = error.root_cause().to_string();
             // The one limit that wasmtime words for itself; see `Store::set_hostcall_fuel`.
-            if root.contains("fuel allocated for hostcalls") { "its output is larger than allowed".into() } else { root }
+            if root.contains("fuel allocated for hostcalls") {
+                "its output is larger than allowed".into()
+            } else {
+                root
+            }
         }
     };
     Failure(clean(&reason))

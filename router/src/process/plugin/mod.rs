@@ -27,8 +27,6 @@ mod instance;
 mod manifest;
 mod run;
 mod speech;
-#[cfg(test)]
-mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;

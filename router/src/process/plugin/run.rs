@@ -227,7 +227,9 @@ impl Runner {
         if self.instance.is_none() {
             self.renew().map_err(NoOutput::Fatal)?;
         }
-        let Some(instance) = &mut self.instance else { return Err(NoOutput::Fatal(self.broken(&Failure("no instance".into())))) };
+        let Some(instance) = &mut self.instance else {
+            return Err(NoOutput::Fatal(self.broken(&Failure("no instance".into()))));
+        };
         let records = frames.bytes();
         let ratio = self.plugin.shared.settings.output_max_ratio;
         let batch = abi::Batch {

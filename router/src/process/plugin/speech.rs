@@ -12,8 +12,7 @@ use crate::telemetry;
 const LINES_MAX: u32 = 20;
 const LINE_MAX_BYTES: usize = 1024;
 /// Counters a plugin has.
-const COUNTERS: [&str; 16] =
-    ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15"];
+const COUNTERS: [&str; 16] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15"];
 
 /// How the SDK's panic hook begins its line.
 const PANIC: &str = "panicked at ";
