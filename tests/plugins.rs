@@ -2,6 +2,7 @@
 //!
 //! The components are built by the code behind `sluice plugin build`, where they are absent or older than their
 //! sources.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
