@@ -117,7 +117,9 @@ impl Frames {
         while at < bytes.len() {
             let broken = FramesError { at, len: bytes.len() };
             let Some((len, start)) = read_varint(&bytes, at) else { return Err(broken) };
-            let Some(end) = usize::try_from(len).ok().and_then(|len| start.checked_add(len)) else { return Err(broken) };
+            let Some(end) = usize::try_from(len).ok().and_then(|len| start.checked_add(len)) else {
+                return Err(broken);
+            };
             if end > bytes.len() || count == u32::MAX {
                 return Err(broken);
             }

@@ -1,4 +1,29 @@
-//! Configuration: keys as the user writes them (`file`) -> checked `Settings` per stage.
+//! Configuration: keys as the user writes them -> checked `Settings` per stage.
+//!
+//! ```text
+//! text ──tree──► values with places ──expand──► ${...} replaced ──shape──► file::Config ──settings──► Settings
+//! ```
+//!
+//! `load` does all of it and is the only way in. Every step reports all it finds wrong, by key path, and the tree knows
+//! the line and column of each path. Always: `Settings` satisfy every rule that can be checked without touching what
+//! they name (certificates, plugins, ports), and no secret appears in a problem or in what `sluice check` prints. The
+//! `Settings` themselves do hold secrets: they are never printed or logged.
+
+mod expand;
+pub mod file;
+mod load;
+mod problem;
+mod settings;
+mod shape;
+mod tree;
+pub mod units;
+
+#[cfg(test)]
+mod tests;
+
+pub use load::{Error, Loaded, load, load_with};
+pub use problem::Problems;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

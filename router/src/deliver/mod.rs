@@ -8,6 +8,7 @@
 pub mod bigquery;
 pub mod elasticsearch;
 pub mod link;
+pub mod outage;
 pub mod parquet;
 pub mod retry;
 pub mod stdout;
@@ -21,6 +22,9 @@ use crate::journal::Block;
 use crate::record::{DeadLetter, Rows, Seq};
 use crate::tasks::Stop;
 
+/// A block with its seq in this journal's lane.
+pub type SeqBlock = (Seq, Block);
+
 /// A lane as one sink sees it: what comes next, and how to say how far it got. The pipeline implements it over the
 /// journal; sink tests implement it in memory.
 pub trait Feed: Send {
@@ -29,10 +33,10 @@ pub trait Feed: Send {
     fn cursor(&self) -> Cursor;
     /// The rows of the next decided blocks, in order: at least one block, waiting for it if there is none, then as
     /// many more as are ready, up to about `max_bytes` of messages. Calling again goes on behind them; the cursor
-    /// does not move. `None` when the node is stopping.
+    /// does not move. `None` when the node is stopping. A future dropped before it is ready loses nothing.
     fn next(&mut self, max_bytes: usize) -> BoxFuture<'_, Result<Option<Vec<Rows>>, Error>>;
     /// Like `next`, but the blocks as they lie in the journal, undecided ones too (for the link).
-    fn next_blocks(&mut self, max_bytes: usize) -> BoxFuture<'_, Result<Option<Vec<(Seq, Block)>>, Error>>;
+    fn next_blocks(&mut self, max_bytes: usize) -> BoxFuture<'_, Result<Option<Vec<SeqBlock>>, Error>>;
     /// Whether `next` would answer without waiting.
     fn is_ready(&self) -> bool;
     /// Goes back: the next call of `next` starts at `seq` again.

@@ -29,6 +29,8 @@ use crate::record::{Fingerprint, Frames, Origin};
 const VERSION: u8 = 1;
 /// Version, header length, and everything of fixed size, without names and checksum.
 const FIXED_LEN: usize = 1 + 2 + 4 + 4 + 4 + 8 + 8 + 16 + 8 + 8;
+/// Where the record count stands: behind version, header length, payload checksum and raw length.
+const COUNT_AT: usize = 1 + 2 + 4 + 4;
 /// Longest stream or agent name: its length is one byte.
 pub const NAME_MAX_LEN: usize = 255;
 /// Largest raw block that is opened; larger is taken for damage rather than allocated.
@@ -57,7 +59,9 @@ pub enum BlockError {
     Version { found: u8 },
     #[error("read block: payload checksum is {found:08x}, header says {expected:08x}")]
     Payload { expected: u32, found: u32 },
-    #[error("read block: payload does not decompress to the {raw_len} bytes and {record_count} records its header names")]
+    #[error(
+        "read block: payload does not decompress to the {raw_len} bytes and {record_count} records its header names"
+    )]
     Content { raw_len: u32, record_count: u32 },
     #[error("make block: name {name:?} is longer than {NAME_MAX_LEN} bytes")]
     Name { name: String },
@@ -136,6 +140,16 @@ impl Block {
         out.extend_from_slice(&crc.to_le_bytes());
         out.extend_from_slice(&self.payload);
         out.freeze()
+    }
+
+    /// Record count of a stored block; `None` where its header is damaged.
+    pub(super) fn stored_record_count(stored: &[u8]) -> Option<u32> {
+        let header_len = usize::from(u16::from_le_bytes(stored.get(1..3)?.try_into().ok()?));
+        let (header, crc) = stored.get(..header_len)?.split_last_chunk::<4>()?;
+        if stored.first() != Some(&VERSION) || crc32c::crc32c(header).to_le_bytes() != *crc {
+            return None;
+        }
+        Some(u32::from_le_bytes(header.get(COUNT_AT..COUNT_AT + 4)?.try_into().ok()?))
     }
 
     /// Reads the stored form and checks both checksums. The payload shares `stored`.
@@ -231,6 +245,8 @@ mod tests {
         let read = Block::decode(&stored).unwrap();
         assert_eq!(read, block());
         assert_eq!(read.frames().unwrap().count(), 50);
+        assert_eq!(Block::stored_record_count(&stored), Some(50));
+        assert_eq!(Block::stored_record_count(&stored[..40]), None);
     }
 
     #[test]

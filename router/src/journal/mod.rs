@@ -1,17 +1,94 @@
 //! STAGE 2: the journal, where everything that must survive lives.
+//!
+//! Sources append blocks, processing decides about them, sinks advance their cursors; what every sink of a lane has
+//! passed is trimmed. All of it goes through one thread (`commit.rs`) that gathers what waits (`queue.rs`), makes it one
+//! atomic batch with one fsync, and answers only then.
+//!
+//! ```text
+//! append, decide, advance … ──► Space (appends wait while full) ──► Queue ──► Committer ──► Store (sled or redb)
+//!                                                                                 │ after the flush
+//! read, verdicts, cursor … ◄── Facts, and the store up to what the facts say ◄────┘
+//! ```
+//!
+//! What always holds:
+//! - What was acknowledged is on stable storage; nothing is shown, read or delivered before it is.
+//! - A commit is there as a whole or not at all: blocks with the positions they came from, a cursor with its sink's state,
+//!   verdicts with the seen-set's keys, and every count with what it counts.
+//! - Seqs of a lane start at 1 and are used once. A trimmed block never comes back.
+//! - After a failed write or fsync nothing is acknowledged any more; [`Journal::failure`] says why. Reopening finds
+//!   everything that was acknowledged.
+//! - One process at a time.
+//!
+//! # Format, version 1
+//!
+//! One ordered tree of an engine (`store/`), in the subdirectory `sled` or `redb`, beside the file `lock`. Numbers in keys are
+//! big-endian (lane u32, the others u64); names are the UTF-8 rest of the key. Values other than blocks: `values.rs`.
+//!
+//! | prefix | key | value | lives until |
+//! |---|---|---|---|
+//! | `m` | `format` \| `epoch` \| `dead` | format version u32 \| epoch u64 \| bounds of the dead letters | - |
+//! | `n` | stream | lane id u32 | - |
+//! | `l` | lane | seqs and counts of the lane | - |
+//! | `r` | lane, agent | records received from the agent u64 | - |
+//! | `o` | lane, epoch, agent | last seq forwarded by the agent u64 | - |
+//! | `b` | lane, seq | block (`block.rs`) | every sink's cursor has passed |
+//! | `v` | lane, seq | verdict byte per row | with its block |
+//! | `d` | lane, bucket start in seconds, seq | the keys this block added to the seen-set, 20 bytes each | the window has passed |
+//! | `c` | lane, sink | cursor, counts, sink state | - |
+//! | `p` | source id | position, the source's own | - |
+//! | `x` | id | dead letter; ids grow with time | dropped as the oldest above the bound |
+//! | `f` | fingerprint | message name, FileDescriptorSet | - |
+//! | `q` | lane, seq | block that failed its checksum, as it was found | repaired by hand |
+//!
+//! A directory of another version is refused, so is one that holds another engine's store.
+//!
+//! # Limits
+//!
+//! A block is stored in up to [`BLOCK_MAX_LEN`] bytes; larger is refused with [`Error::Large`]. Sources make blocks of 256 KiB
+//! raw, and a block that does not compress still fits many times over; where the engine needs it (sled), long values are split.
+
 mod block;
+mod change;
+mod commit;
+mod facts;
+mod keys;
+mod open;
+mod queue;
+mod read;
+mod space;
+mod store;
+mod trim;
+mod values;
+mod write;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
 pub use block::{Block, BlockError, NAME_MAX_LEN, RAW_MAX_LEN};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::clock::Clock;
-use crate::record::{DeadLetter, Fingerprint, Seq};
+use facts::Facts;
+use queue::Queue;
+use space::Space;
+use store::Store;
+
+use crate::record::{DeadLetter, Seq};
+use crate::tasks::Stop;
+
+/// Longest stored form of a block.
+pub const BLOCK_MAX_LEN: usize = 16 << 20;
+/// Version of the format above.
+pub const FORMAT_VERSION: u32 = 1;
 
 /// Which store keeps the journal's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -52,6 +129,15 @@ pub enum Error {
     Poisoned { reason: String },
     #[error("read journal: lane {stream}, seq {seq}")]
     Block { stream: Arc<str>, seq: Seq, #[source] source: BlockError },
+    /// The directory belongs to the other engine; opening it with this one would look like an empty journal.
+    #[error("open journal {directory}: it was written by engine {found:?}, the settings say {set:?}")]
+    Engine { directory: PathBuf, found: Engine, set: Engine },
+    /// Nothing was changed. Retrying does not help: the caller must make smaller pieces.
+    #[error("{operation}: {len} bytes are more than the {max} one commit takes")]
+    Large { operation: &'static str, len: u64, max: u64 },
+    /// The caller's mistake; nothing was changed.
+    #[error("{operation} in journal: lane {stream}, seq {seq} is out of order, allowed is {allowed:?}")]
+    Order { operation: &'static str, stream: Arc<str>, seq: Seq, allowed: RangeInclusive<Seq> },
 }
 
 /// New blocks with all that must become durable together with them.
@@ -135,228 +221,81 @@ pub struct LaneCounts {
     pub next: Seq,
     /// Records in blocks from `next_undecided` on.
     pub undecided_records: u64,
-}
-
-// ---- in-memory stand-in until the store lands ----
-#[derive(Default)]
-struct State {
-    blocks: BTreeMap<(Arc<str>, Seq), Block>,
-    verdicts: BTreeMap<(Arc<str>, Seq), Bytes>,
-    seen: Vec<(Arc<str>, SeenKeys)>,
-    positions: BTreeMap<Arc<str>, Bytes>,
-    cursors: BTreeMap<(Arc<str>, Arc<str>), Cursor>,
-    origins: BTreeMap<(Arc<str>, u64, Arc<str>), Seq>,
-    dead: Vec<DeadLetter>,
-    counts: BTreeMap<Arc<str>, LaneCounts>,
-    schemas: BTreeMap<Fingerprint, (Arc<str>, Bytes)>,
-    ends: BTreeMap<Arc<str>, watch::Sender<Seq>>,
+    /// Records in blocks that were set aside because they failed their checksum.
+    pub quarantined: u64,
 }
 
 /// Handle on an open journal; clones share it.
 #[derive(Clone)]
 pub struct Journal {
-    agent: Arc<str>,
-    state: Arc<Mutex<State>>,
+    shared: Arc<Shared>,
+    /// Ends the committer with the last handle.
+    committer: Arc<open::Running>,
 }
 
-impl Journal {
-    /// Opens or creates the journal. Everything acknowledged before is there on return.
-    pub fn open(settings: Settings, _clock: Clock) -> Result<Journal, Error> {
-        Ok(Journal { agent: settings.agent, state: Arc::default() })
+/// What handles and committer share.
+struct Shared {
+    directory: PathBuf,
+    agent: Arc<str>,
+    epoch: u64,
+    dead_letter_max_bytes: u64,
+    /// Gone once the journal is closed.
+    store: RwLock<Option<Arc<dyn Store>>>,
+    facts: Mutex<Facts>,
+    queue: Queue,
+    space: Arc<Space>,
+    /// Sinks by stream, as [`Journal::set_sinks`] named them.
+    sinks: Mutex<BTreeMap<Arc<str>, Vec<Arc<str>>>>,
+    ends: Mutex<BTreeMap<Arc<str>, watch::Sender<Seq>>>,
+    /// Damaged blocks that readers found and had moved aside since the journal was opened: each is reported once.
+    quarantined: Mutex<BTreeSet<(Arc<str>, Seq)>>,
+    failure: watch::Sender<Option<Arc<str>>>,
+    /// Closed or failed: who waits for space need not wait any longer.
+    ended: Stop,
+}
+
+/// A lock whose holder panicked still guards consistent maps here: each is changed by single inserts.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Nothing is acknowledged from here on.
+    fn poison(&self, reason: &str) {
+        self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert_with(|| Arc::from(reason));
+            first
+        });
+        self.end();
     }
 
-    /// This node's agent id.
-    pub fn agent(&self) -> &Arc<str> {
-        &self.agent
+    /// Takes no more changes; those queued are still committed.
+    fn end(&self) {
+        self.queue.close();
+        self.ended.cancel();
     }
 
-    /// Drawn when the data directory was created.
-    pub fn epoch(&self) -> u64 {
-        1
+    fn poisoned(&self) -> Error {
+        let reason = self.failure.borrow().as_deref().unwrap_or("it was closed").to_owned();
+        Error::Poisoned { reason }
     }
 
-    /// Makes `append` durable; returns after the fsync with the seqs the blocks got (0 for a resent block that was
-    /// dropped). Waits while the journal is full: that is how sources slow down.
-    pub async fn append(&self, append: Append) -> Result<Vec<Seq>, Error> {
-        let mut state = self.state.lock().expect("not poisoned");
-        let mut seqs = Vec::new();
-        for mut block in append.blocks {
-            let counts = state.counts.entry(block.stream.clone()).or_default();
-            let seq = counts.next.max(1);
-            if block.origin.seq == 0 {
-                block.origin = crate::record::Origin { agent: self.agent.clone(), epoch: 1, seq };
-            } else {
-                let key = (block.origin.agent.clone(), block.origin.epoch, block.stream.clone());
-                let last = state.origins.entry(key).or_default();
-                if block.origin.seq <= *last {
-                    seqs.push(0);
-                    continue;
-                }
-                *last = block.origin.seq;
-            }
-            let counts = state.counts.entry(block.stream.clone()).or_default();
-            counts.next = seq + 1;
-            counts.next_undecided = counts.next_undecided.max(1);
-            counts.undecided_records += u64::from(block.record_count);
-            *counts.received.entry(block.origin.agent.clone()).or_default() += u64::from(block.record_count);
-            let stream = block.stream.clone();
-            state.blocks.insert((stream.clone(), seq), block);
-            state.ends.entry(stream).or_insert_with(|| watch::channel(0).0).send_replace(seq + 1);
-            seqs.push(seq);
+    fn store_error(&self, operation: &'static str) -> impl Fn(std::io::Error) -> Error {
+        let directory = self.directory.clone();
+        move |source| Error::Store { operation, directory: directory.clone(), source }
+    }
+
+    fn store(&self) -> Result<Arc<dyn Store>, Error> {
+        let store = self.store.read().unwrap_or_else(PoisonError::into_inner).clone();
+        store.ok_or_else(|| self.poisoned())
+    }
+
+    fn publish_ends(&self, lanes: &[(Arc<str>, Seq)]) {
+        let mut ends = lock(&self.ends);
+        for (stream, next) in lanes {
+            let end = ends.entry(Arc::clone(stream)).or_insert_with(|| watch::channel(*next).0);
+            end.send_if_modified(|end| std::mem::replace(end, *next) != *next);
         }
-        state.positions.extend(append.positions);
-        for dead in append.refused {
-            state.counts.entry(dead.stream.clone()).or_default().refused += 1;
-            state.dead.push(dead);
-        }
-        Ok(seqs)
-    }
-
-    /// Makes decisions durable: verdicts, seen-set keys, dead letters and counts in one commit.
-    /// Decisions of one stream come in order of seq, each exactly once.
-    pub async fn decide(&self, decisions: Vec<Decision>) -> Result<(), Error> {
-        let mut state = self.state.lock().expect("not poisoned");
-        for decision in decisions {
-            let records = state.blocks.get(&(decision.stream.clone(), decision.seq)).map_or(0, |b| b.record_count);
-            let counts = state.counts.entry(decision.stream.clone()).or_default();
-            counts.next_undecided = decision.seq + 1;
-            counts.undecided_records -= u64::from(records);
-            counts.decided.kept += decision.counts.kept;
-            counts.decided.filtered += decision.counts.filtered;
-            counts.decided.duplicate += decision.counts.duplicate;
-            counts.decided.dead += decision.counts.dead;
-            counts.decided.split += decision.counts.split;
-            state.seen.extend(decision.seen.into_iter().map(|keys| (decision.stream.clone(), keys)));
-            state.dead.extend(decision.dead);
-            state.verdicts.insert((decision.stream, decision.seq), decision.verdicts);
-        }
-        Ok(())
-    }
-
-    /// Makes a sink's progress durable: cursor, state, dead letters and counts in one commit. Blocks that every
-    /// sink of their lane has passed are trimmed afterwards.
-    pub async fn advance(&self, advance: Advance) -> Result<(), Error> {
-        let mut state = self.state.lock().expect("not poisoned");
-        let cursor = state.cursors.entry((advance.sink, advance.stream)).or_default();
-        cursor.next = advance.next;
-        cursor.state = advance.state;
-        cursor.delivered += advance.delivered;
-        cursor.dead += advance.dead.len() as u64;
-        state.dead.extend(advance.dead);
-        Ok(())
-    }
-
-    /// Streams that have a lane.
-    pub fn streams(&self) -> Vec<Arc<str>> {
-        self.state.lock().expect("not poisoned").counts.keys().cloned().collect()
-    }
-
-    /// Names the sinks of a lane: only those hold blocks back. Cursors of sinks no longer named are kept, but hold
-    /// nothing. A new sink starts at the oldest block.
-    pub fn set_sinks(&self, _stream: &str, _sinks: &[Arc<str>]) -> Result<(), Error> {
-        Ok(())
-    }
-
-    /// Changes whenever the lane grows; the value is the first seq not yet used. Creates the lane.
-    pub fn end(&self, stream: &str) -> watch::Receiver<Seq> {
-        let mut state = self.state.lock().expect("not poisoned");
-        state.ends.entry(stream.into()).or_insert_with(|| watch::channel(1).0).subscribe()
-    }
-
-    /// Blocks from `from` on, in order, at least one if there is one, then up to about `max_bytes` stored bytes.
-    /// Blocks that fail their checksum are quarantined, counted and passed over.
-    pub fn read(&self, stream: &str, from: Seq, max_bytes: usize) -> Result<Vec<(Seq, Block)>, Error> {
-        let state = self.state.lock().expect("not poisoned");
-        let mut len = 0;
-        let stream: Arc<str> = stream.into();
-        Ok(state
-            .blocks
-            .range((stream.clone(), from)..(stream, Seq::MAX))
-            .take_while(|(_, block)| {
-                let first = len == 0;
-                len += block.stored_len();
-                first || len <= max_bytes
-            })
-            .map(|((_, seq), block)| (*seq, block.clone()))
-            .collect())
-    }
-
-    /// Verdicts of a decided block; `None` before its decision.
-    pub fn verdicts(&self, stream: &str, seq: Seq) -> Result<Option<Bytes>, Error> {
-        Ok(self.state.lock().expect("not poisoned").verdicts.get(&(stream.into(), seq)).cloned())
-    }
-
-    /// The stream's whole seen-set, in no order; called once at start.
-    pub fn seen_keys(&self, stream: &str, visit: &mut dyn FnMut(SeenKeys)) -> Result<(), Error> {
-        let state = self.state.lock().expect("not poisoned");
-        state.seen.iter().filter(|(s, _)| &**s == stream).for_each(|(_, keys)| visit(keys.clone()));
-        Ok(())
-    }
-
-    /// Drops seen-set buckets that start before `bucket_start_seconds`.
-    pub async fn expire_seen(&self, _stream: &str, _bucket_start_seconds: u64) -> Result<(), Error> {
-        Ok(())
-    }
-
-    /// A sink's cursor in a lane; a new one starts at the lane's oldest block.
-    pub fn cursor(&self, sink: &str, stream: &str) -> Result<Cursor, Error> {
-        let state = self.state.lock().expect("not poisoned");
-        let cursor = state.cursors.get(&(sink.into(), stream.into())).cloned();
-        Ok(cursor.unwrap_or(Cursor { next: 1, ..Cursor::default() }))
-    }
-
-    /// Position of a source, as it was last committed.
-    pub fn position(&self, source: &str) -> Result<Option<Bytes>, Error> {
-        Ok(self.state.lock().expect("not poisoned").positions.get(source).cloned())
-    }
-
-    /// Positions of all sources whose id starts with `prefix`.
-    pub fn positions(&self, prefix: &str) -> Result<Vec<(Arc<str>, Bytes)>, Error> {
-        let state = self.state.lock().expect("not poisoned");
-        Ok(state.positions.iter().filter(|(id, _)| id.starts_with(prefix)).map(|(i, p)| (i.clone(), p.clone())).collect())
-    }
-
-    /// Last seq that arrived from an agent's lane; 0 if none.
-    pub fn forwarded(&self, agent: &str, epoch: u64, stream: &str) -> Result<Seq, Error> {
-        let state = self.state.lock().expect("not poisoned");
-        Ok(state.origins.get(&(agent.into(), epoch, stream.into())).copied().unwrap_or(0))
-    }
-
-    /// Keeps a schema for blocks that carry its fingerprint. Durable on return.
-    pub async fn put_schema(&self, fingerprint: Fingerprint, message: &str, descriptors: Bytes) -> Result<(), Error> {
-        self.state.lock().expect("not poisoned").schemas.insert(fingerprint, (message.into(), descriptors));
-        Ok(())
-    }
-
-    /// All kept schemas: fingerprint, message name, serialized FileDescriptorSet.
-    pub fn schemas(&self) -> Result<Vec<(Fingerprint, Arc<str>, Bytes)>, Error> {
-        let state = self.state.lock().expect("not poisoned");
-        Ok(state.schemas.iter().map(|(f, (m, d))| (*f, m.clone(), d.clone())).collect())
-    }
-
-    pub fn counts(&self, stream: &str) -> Result<LaneCounts, Error> {
-        Ok(self.state.lock().expect("not poisoned").counts.get(stream).cloned().unwrap_or_default())
-    }
-
-    /// Dead letters, oldest first, at most `limit`, of one stream or all.
-    pub fn dead_letters(&self, stream: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, Error> {
-        let state = self.state.lock().expect("not poisoned");
-        let of = |dead: &&DeadLetter| stream.is_none_or(|s| s == &*dead.stream);
-        Ok(state.dead.iter().filter(of).take(limit).cloned().collect())
-    }
-
-    /// Whether sources wait for space.
-    pub fn is_full(&self) -> bool {
-        false
-    }
-
-    /// Why the journal stopped, if it did.
-    pub fn failure(&self) -> watch::Receiver<Option<Arc<str>>> {
-        watch::channel(None).1
-    }
-
-    /// Flushes and closes; later calls fail.
-    pub async fn close(&self) -> Result<(), Error> {
-        Ok(())
     }
 }

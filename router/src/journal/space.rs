@@ -1,0 +1,185 @@
+//! The journal's bound: who may append, and who waits until there is room.
+//!
+//! Two sizes are watched. *Live* is what the journal keeps, summed by the committer; *disk* is what the files take, as
+//! `du` counts. They differ: a store frees space in its files for its own use long before it gives it back to the
+//! file system, if ever. So a bound on disk alone would never open again after it closed once, and a bound on live alone
+//! would not hold on disk.
+//!
+//! SPACE_RULE
+//!
+//! Only appends wait, in the order they came. Decisions, advances and trimming never do: they are what makes room.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::Engine;
+
+/// Bytes of a key and its place in the store, added to each value's length.
+pub(super) const KEY_BYTES: u64 = 64;
+/// While less than this is free on the file system, appends wait, so that a disk filled by others slows the sources
+/// instead of failing a commit.
+const FILE_SYSTEM_RESERVE: u64 = 64 << 20;
+/// From this share of the bound on, every append is delayed by up to [`SLOW_MAX_DELAY`].
+const SLOW_FROM: f64 = 0.9;
+const SLOW_MAX_DELAY: Duration = Duration::from_millis(50);
+
+/// The bound in the two sizes.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Up to here appends are let in whatever the disk says: the files have room inside.
+    live_free: u64,
+    /// Up to here appends are let in while the files are smaller than `disk`.
+    live_max: u64,
+    disk: u64,
+}
+
+impl Limits {
+    fn new(engine: Engine, max_bytes: u64) -> Limits {
+        let share = |percent: u64| max_bytes / 100 * percent;
+        match engine {
+            Engine::Sled => Limits { live_free: share(25), live_max: share(50), disk: share(70) },
+            Engine::Redb => Limits { live_free: share(25), live_max: share(50), disk: share(70) },
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Use {
+    live: u64,
+    /// Let in and not yet part of `live`.
+    reserved: u64,
+    disk: u64,
+    file_system_free: u64,
+}
+
+/// Free bytes of the file system that holds a path.
+pub(super) type FreeBytes = fn(&Path) -> io::Result<u64>;
+
+pub(super) struct Space {
+    directory: PathBuf,
+    limits: Limits,
+    free_bytes: FreeBytes,
+    now: Mutex<Use>,
+    changed: Notify,
+    /// Appends pass one behind the other, so none is overtaken for ever.
+    turn: tokio::sync::Mutex<()>,
+    waiting: AtomicUsize,
+}
+
+/// Space for one append, given back when it is part of the journal or has failed.
+pub(super) struct Reservation {
+    space: Arc<Space>,
+    bytes: u64,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.space.lock().reserved -= self.bytes;
+    }
+}
+
+/// Counts who waits, also where the wait is given up.
+struct Wait<'a>(&'a AtomicUsize);
+
+impl<'a> Wait<'a> {
+    fn new(count: &'a AtomicUsize) -> Wait<'a> {
+        count.fetch_add(1, Ordering::SeqCst);
+        Wait(count)
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Space {
+    pub(super) fn new(directory: PathBuf, engine: Engine, max_bytes: u64, free_bytes: FreeBytes) -> Space {
+        Space {
+            directory,
+            limits: Limits::new(engine, max_bytes),
+            free_bytes,
+            now: Mutex::default(),
+            changed: Notify::new(),
+            turn: tokio::sync::Mutex::new(()),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Use> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Most that one append may take.
+    pub(super) fn append_max_bytes(&self) -> u64 {
+        self.limits.live_free
+    }
+
+    /// Waits until there is room for `bytes`, at most [`Space::append_max_bytes`], and reserves it.
+    pub(super) async fn reserve(self: &Arc<Self>, bytes: u64) -> Reservation {
+        let _turn = self.turn.lock().await;
+        let delay = self.lock().delay(&self.limits);
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        let mut waiting = None;
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(reservation) = self.try_reserve(bytes) {
+                return reservation;
+            }
+            waiting.get_or_insert_with(|| Wait::new(&self.waiting));
+            changed.await;
+        }
+    }
+
+    fn try_reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
+        let mut now = self.lock();
+        if !now.has_room(&self.limits, bytes) {
+            return None;
+        }
+        now.reserved += bytes;
+        Some(Reservation { space: Arc::clone(self), bytes })
+    }
+
+    /// Measures the files and takes in what is live now; lets in who waited.
+    pub(super) fn measure(&self, live: u64) -> io::Result<u64> {
+        let disk = super::store::disk_bytes(&self.directory)?;
+        let file_system_free = (self.free_bytes)(&self.directory)?;
+        let mut now = self.lock();
+        *now = Use { live, disk, file_system_free, ..*now };
+        drop(now);
+        self.changed.notify_waiters();
+        Ok(disk)
+    }
+
+    /// Whether an append waits for room.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+}
+
+impl Use {
+    fn has_room(&self, limits: &Limits, bytes: u64) -> bool {
+        let live = self.live + self.reserved + bytes;
+        let fits = live <= limits.live_free || (live <= limits.live_max && self.disk < limits.disk);
+        fits && self.file_system_free >= FILE_SYSTEM_RESERVE
+    }
+
+    /// How long an append is held up, growing towards the bound.
+    fn delay(&self, limits: &Limits) -> Duration {
+        let share = |of: u64, bound: u64| of as f64 / bound.max(1) as f64;
+        let live = self.live + self.reserved;
+        // Between the two live bounds the disk decides as well.
+        let disk = if live > limits.live_free { share(self.disk, limits.disk) } else { 0.0 };
+        let fullness = share(live, limits.live_max).max(disk).min(1.0);
+        SLOW_MAX_DELAY.mul_f64(((fullness - SLOW_FROM) / (1.0 - SLOW_FROM)).max(0.0))
+    }
+}

@@ -1,0 +1,6 @@
+//! Both ends of the link together, over real QUIC on loopback.
+
+mod fixture;
+mod hostile;
+mod proxy;
+mod transfer;

@@ -1,1 +1,0 @@
-//! Schema -> BigQuery table, writer descriptor and rows.
