@@ -109,6 +109,7 @@ impl Lines {
     fn refuse(&self, beginning: &[u8], known: &Position, entry: &mut Entry) {
         let Position { path, position, .. } = known;
         let max = self.line_max_bytes;
+        let beginning = beginning.strip_suffix(b"\r").unwrap_or(beginning);
         entry.refuse_long(beginning, format!("line at byte {position} of {path} is longer than {max} bytes"));
     }
 }
