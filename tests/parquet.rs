@@ -124,7 +124,8 @@ impl Feed for MemoryFeed {
 fn schema(proto: &str, message: &str) -> Arc<Schema> {
     let folder = TempDir::new().unwrap();
     fs::write(folder.path().join("t.proto"), proto).unwrap();
-    let set = protox::compile(["t.proto"], [folder.path()]).unwrap();
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
+    let set = protox::compile(["t.proto"], [folder.path(), &ours]).unwrap();
     let pool = DescriptorPool::from_file_descriptor_set(set).unwrap();
     Arc::new(Schema::new(pool.get_message_by_name(message).unwrap()))
 }
@@ -172,7 +173,7 @@ fn lane() -> Arc<Mutex<Lane>> {
 }
 
 fn settings(directory: &Path) -> Settings {
-    Settings { directory: directory.to_owned(), file_max_bytes: 2_000, file_max_age: Duration::from_secs(3_600) }
+    Settings { directory: directory.to_owned(), file_max_bytes: 1_000, file_max_age: Duration::from_secs(3_600) }
 }
 
 async fn run(settings: Settings, mut feed: MemoryFeed) -> Result<(), Error> {
@@ -272,7 +273,8 @@ async fn a_crash_at_any_commit_loses_and_repeats_nothing() {
 fn rename_some(directory: &Path, state: &[u8], count: usize) {
     let text = String::from_utf8_lossy(state).into_owned();
     let temporaries: Vec<PathBuf> = hidden(directory).into_iter().filter(|path| text.contains(path.to_str().unwrap())).collect();
-    assert!(!temporaries.is_empty(), "the state names its files");
+    let is_all_done = !visible(directory).is_empty() && hidden(directory).is_empty();
+    assert!(!temporaries.is_empty() || is_all_done, "the state names its files");
     for temporary in temporaries.iter().take(count) {
         let start = text.find(temporary.to_str().unwrap()).unwrap() + temporary.to_str().unwrap().len();
         let root = directory.to_str().unwrap();
@@ -395,6 +397,9 @@ async fn days_without_end_neither_open_files_without_end_nor_lose_records() {
     let visible = visible(folder.path());
     assert_eq!(visible.len(), 600);
     assert!(visible.values().all(|days| days.len() == 1));
+    // What a block has beyond the files there may be goes to the day of its arrival.
+    let days: BTreeSet<_> = visible.values().flatten().collect();
+    assert_eq!(days.len(), 3 * 64 + 1);
     let lane = lane.lock().unwrap();
     assert_eq!((lane.cursor.next, lane.delivered), (4, 600));
 }
