@@ -274,7 +274,8 @@ async fn a_crash_at_any_commit_loses_and_repeats_nothing() {
 /// Does the first `count` of the renames that the state names, as a crash in their midst leaves it.
 fn rename_some(directory: &Path, state: &[u8], count: usize) {
     let text = String::from_utf8_lossy(state).into_owned();
-    let temporaries: Vec<PathBuf> = hidden(directory).into_iter().filter(|path| text.contains(path.to_str().unwrap())).collect();
+    let temporaries: Vec<PathBuf> =
+        hidden(directory).into_iter().filter(|path| text.contains(path.to_str().unwrap())).collect();
     let is_all_done = !visible(directory).is_empty() && hidden(directory).is_empty();
     assert!(!temporaries.is_empty() || is_all_done, "the state names its files");
     for temporary in temporaries.iter().take(count) {
@@ -335,11 +336,8 @@ async fn run_until(settings: Settings, lane: &Arc<Mutex<Lane>>, is_done: impl Fn
 #[tokio::test]
 async fn an_old_file_is_finished_though_nothing_more_comes() {
     let (lane, folder) = (lane(), TempDir::new().unwrap());
-    let aging = Settings {
-        file_max_bytes: usize::MAX,
-        file_max_age: Duration::from_millis(50),
-        ..settings(folder.path())
-    };
+    let aging =
+        Settings { file_max_bytes: usize::MAX, file_max_age: Duration::from_millis(50), ..settings(folder.path()) };
     run_until(aging, &lane, || lane.lock().unwrap().cursor.next == 13).await;
     check_complete(&lane, folder.path());
     // One cycle, hence one file per day.
@@ -390,7 +388,8 @@ async fn days_without_end_neither_open_files_without_end_nor_lose_records() {
         message.set_field_by_name("at", prost_reflect::Value::Message(at));
         Bytes::from(message.encode_to_vec())
     };
-    let blocks = (1..=3).map(|seq| block(seq, &schema, RECEIVED_NANOS, (0..200).map(|n| on_day(seq * 200 + n)).collect()));
+    let blocks =
+        (1..=3).map(|seq| block(seq, &schema, RECEIVED_NANOS, (0..200).map(|n| on_day(seq * 200 + n)).collect()));
     let cursor = Cursor { next: 1, state: Bytes::new() };
     let lane = Arc::new(Mutex::new(Lane { blocks: blocks.collect(), cursor, ..Lane::default() }));
     let folder = TempDir::new().unwrap();
