@@ -108,10 +108,13 @@ impl Cycle {
             || self.dead_bytes >= DEAD_MAX_BYTES
     }
 
-    /// Shreds the rows of whole blocks. Computes and writes files: call it off the runtime. On error the cycle is
-    /// gone, its files with it.
+    /// Shreds the rows of whole blocks, until the cycle is full: `through` says how far. Computes and writes files:
+    /// call it off the runtime. On error the cycle is gone, its files with it.
     pub(super) fn add(mut self, blocks: Vec<Rows>) -> Result<Cycle, Failure> {
         for rows in blocks {
+            if self.is_full() {
+                break;
+            }
             self.add_block(&rows)?;
             self.first = self.first.or(Some(rows.seq));
             self.through = Some(rows.seq + 1);

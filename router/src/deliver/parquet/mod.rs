@@ -150,7 +150,12 @@ impl ParquetSink {
             match next_rows(feed, deadline, self.settings.file_max_bytes.min(READ_MAX_BYTES)).await? {
                 Next::Rows(rows) => {
                     deadline = deadline.or_else(|| Some(Instant::now() + self.settings.file_max_age));
+                    let behind = rows.last().map(|rows| rows.seq + 1);
                     cycle = tasks::blocking(move || cycle.add(rows)).await?;
+                    if let Some(through) = cycle.through().filter(|_| cycle.through() != behind) {
+                        // It became full before the last block: the next cycle begins with what is left.
+                        feed.rewind(through);
+                    }
                 }
                 Next::TooOld => break,
                 Next::Ended => {

@@ -376,19 +376,19 @@ fn broken_records_are_refused_with_their_place() {
         assert_eq!(error.to_string(), expected);
         assert_eq!((columns.row_count(), columns.len_bytes()), (0, 0));
     };
-    check(&[0x80], ": tag at byte 0 is broken");
-    check(&[0x00], ": tag at byte 0 has a field number out of range");
+    check(&[0x80], "tag at byte 0 is broken");
+    check(&[0x00], "tag at byte 0 has a field number out of range");
     check(&wire(14, 2, &[0xff]), "string_one: string is not UTF-8 from byte 0 on");
-    check(&[0x72, 9, 1], ": field number 14 is cut short");
+    check(&[0x72, 9, 1], "field number 14 is cut short");
     check(&wire(2, 5, &[0; 4]), "int32_one: wire has four bytes, schema says int32");
     check(
         &wire(23, 2, &wire(9, 2, &wire(1, 2, &wire(2, 2, &[0xc0])))),
         "inners.[0].deep.pairs.[0].right: string is not UTF-8 from byte 0 on",
     );
     check(&wire(21, 2, &[0x80]), "numbers: packed list is cut short");
-    check(&wire(103, 3, &[]), ": group 103 has no end");
-    check(&wire(103, 3, &wire(104, 4, &[])), ": group 104 ends but was not begun");
-    check(&wire(1, 7, &[]), ": field number 1 has wire type 7");
+    check(&wire(103, 3, &[]), "group 103 has no end");
+    check(&wire(103, 3, &wire(104, 4, &[])), "group 104 ends but was not begun");
+    check(&wire(1, 7, &[]), "field number 1 has wire type 7");
     check(
         &wire(27, 2, &wire(1, 0, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f])),
         "at: timestamp of 9223372036854775807 seconds is out of range",
