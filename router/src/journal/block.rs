@@ -59,7 +59,9 @@ pub enum BlockError {
     Version { found: u8 },
     #[error("read block: payload checksum is {found:08x}, header says {expected:08x}")]
     Payload { expected: u32, found: u32 },
-    #[error("read block: payload does not decompress to the {raw_len} bytes and {record_count} records its header names")]
+    #[error(
+        "read block: payload does not decompress to the {raw_len} bytes and {record_count} records its header names"
+    )]
     Content { raw_len: u32, record_count: u32 },
     #[error("make block: name {name:?} is longer than {NAME_MAX_LEN} bytes")]
     Name { name: String },

@@ -32,13 +32,35 @@ pub(super) type Answer<T> = oneshot::Sender<Result<T, Error>>;
 
 /// A change to the journal and who waits for it.
 pub(super) enum Request {
-    Append { append: Append, reservation: Reservation, answer: Answer<Vec<Seq>> },
-    Decide { decisions: Vec<Decision>, answer: Answer<()> },
-    Advance { advance: Advance, answer: Answer<()> },
-    Schema { fingerprint: Fingerprint, message: Arc<str>, descriptors: Bytes, answer: Answer<()> },
-    Expire { stream: Arc<str>, before_seconds: u64, answer: Answer<()> },
+    Append {
+        append: Append,
+        reservation: Reservation,
+        answer: Answer<Vec<Seq>>,
+    },
+    Decide {
+        decisions: Vec<Decision>,
+        answer: Answer<()>,
+    },
+    Advance {
+        advance: Advance,
+        answer: Answer<()>,
+    },
+    Schema {
+        fingerprint: Fingerprint,
+        message: Arc<str>,
+        descriptors: Bytes,
+        answer: Answer<()>,
+    },
+    Expire {
+        stream: Arc<str>,
+        before_seconds: u64,
+        answer: Answer<()>,
+    },
     /// A block that a reader found damaged.
-    Quarantine { stream: Arc<str>, seq: Seq },
+    Quarantine {
+        stream: Arc<str>,
+        seq: Seq,
+    },
 }
 
 /// When a group is closed.

@@ -179,9 +179,11 @@ fn what_was_appended_is_there_after_reopening() {
 fn a_resent_block_is_dropped_also_within_one_append() {
     over_engines(|engine, directory| async move {
         let journal = open(&directory, engine);
-        let first = vec![forwarded("s", "a", 1), forwarded("s", "a", 1), forwarded("s", "a", 3), forwarded("s", "b", 1)];
+        let first =
+            vec![forwarded("s", "a", 1), forwarded("s", "a", 1), forwarded("s", "a", 3), forwarded("s", "b", 1)];
         assert_eq!(journal.append(blocks(first)).await.unwrap(), [1, 0, 2, 3]);
-        let together = futures_util::future::join_all((0..8).map(|_| journal.append(blocks(vec![forwarded("s", "a", 4)]))));
+        let together =
+            futures_util::future::join_all((0..8).map(|_| journal.append(blocks(vec![forwarded("s", "a", 4)]))));
         let seqs: Vec<Seq> = together.await.into_iter().flat_map(Result::unwrap).collect();
         assert_eq!(seqs.iter().filter(|seq| **seq > 0).collect::<Vec<_>>(), [&4]);
         journal.close().await.unwrap();
