@@ -32,6 +32,7 @@ impl Journal {
     }
 
     /// Changes whenever the lane grows; the value is the first seq not yet used. Creates the lane.
+    /// Copy the value out of a borrow at once: a borrow that is held (across an `.await`, say) holds up every commit.
     pub fn end(&self, stream: &str) -> watch::Receiver<Seq> {
         // Both locks at once, in the committer's order of publishing: no end falls between them.
         let mut ends = lock(&self.shared.ends);
