@@ -1,4 +1,5 @@
-//! The journal's calls that read it. All of them show the state of the last durable commit.
+//! The journal's calls that read it. All of them show the state of the last durable commit; only what is being trimmed
+//! may be gone a moment before its commit is durable.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
