@@ -1,7 +1,7 @@
 //! What clients are told.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
@@ -132,9 +132,6 @@ impl Answer {
                 }
                 if problem == Problem::Method {
                     headers.insert(ALLOW, HeaderValue::from_static("POST"));
-                }
-                if problem == Problem::Stopping {
-                    headers.insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 response
             }
