@@ -25,6 +25,8 @@
 //!   another file: exclude it, or it is read as well.
 //! - A file that comes and goes between two looks, or is rotated twice while the source is not running and the patterns do
 //!   not take rotated names, is not seen.
+//! - A file that is moved into another folder, or compressed, while the source is not running is not found again; what
+//!   was not read of it by then is not read. While it is running the open file is read on.
 //! - Compressed files are read as what they are; exclude them.
 
 mod discover;

@@ -261,6 +261,21 @@ async fn an_emptied_file_is_read_from_its_beginning() {
 }
 
 #[tokio::test]
+async fn an_emptied_file_that_begins_as_before_is_told_by_its_length() {
+    let header: Vec<String> = (0..10).map(|i| format!("{i}{}", "-".repeat(50))).collect();
+    let mut bench = Bench::new();
+    bench.start();
+    let before = format!("{}\n1\n2\n3\n", header.join("\n"));
+    bench.write("a.log", &before);
+    bench.until("all", |bench| bench.lines().len() >= 13).await;
+    fs::write(bench.path("a.log"), format!("{}\n4\n", header.join("\n"))).unwrap();
+    bench.until("all again", |bench| bench.lines().len() >= 24).await;
+    bench.stop().await;
+    let last = |lines: &[&str]| [header.clone(), lines.iter().map(|&line| line.into()).collect()].concat();
+    assert_eq!(bench.lines(), [last(&["1", "2", "3"]), last(&["4"])].concat());
+}
+
+#[tokio::test]
 async fn the_last_line_of_a_deleted_file_is_taken_and_the_file_forgotten() {
     let mut bench = Bench::new();
     bench.patience.finish_after = Duration::from_millis(30);
