@@ -159,8 +159,8 @@ async fn survive(seed: u64) {
 #[tokio::test]
 async fn a_crash_at_any_moment_leaves_a_state_to_go_on_from() {
     let fake = BigQuery::start().await;
-    fake.set_faults(Faults { lost_ack: 3, ..Faults::default() }, 9);
-    let mut lane = lane(20, 20, &mut Rng::new(2));
+    fake.set_faults(Faults { lost_ack: 3, latency: Duration::from_millis(4), ..Faults::default() }, 9);
+    let mut lane = lane(45, 0, &mut Rng::new(2));
     lane.commit_delay = Duration::from_millis(2);
     for millis in 0..60 {
         let _ = tokio::time::timeout(Duration::from_millis(millis), run(&lane, settings(&fake), Stop::new())).await;

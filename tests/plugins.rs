@@ -2,6 +2,7 @@
 //!
 //! The components are built by the code behind `sluice plugin build`, where they are absent or older than their
 //! sources.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -266,6 +267,36 @@ fn inspection_tells_what_a_component_is() {
     assert!(inspection.imports.iter().all(|import| import.starts_with("sluice:plugin/")), "{inspection:?}");
     assert_eq!(inspection.digest_hex().len(), 64);
     assert!(inspection.len_bytes < 300_000, "{}", inspection.len_bytes);
+}
+
+#[derive(clap::Parser)]
+struct Cli {
+    #[command(flatten)]
+    plugin: sluice::cli::plugin::Args,
+}
+
+#[test]
+fn the_commands_build_and_inspect() {
+    component("dedup-key");
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("new/dedup.wasm");
+    let source = root().join("plugins/dedup-key");
+    let run = |arguments: &[&std::ffi::OsStr]| {
+        let arguments = [&["plugin".as_ref()], arguments].concat();
+        sluice::cli::plugin::run(<Cli as clap::Parser>::try_parse_from(arguments).unwrap().plugin)
+    };
+    run(&["build".as_ref(), source.as_ref(), "-o".as_ref(), out.as_ref()]).unwrap();
+    run(&["inspect".as_ref(), out.as_ref()]).unwrap();
+    assert_eq!(std::fs::read(&out).unwrap(), std::fs::read(component("dedup-key")).unwrap(), "a build repeats");
+    let error = run(&["build".as_ref(), directory.path().as_ref()]).unwrap_err();
+    assert!(error.to_string().ends_with("has no Cargo.toml"), "{error}");
+    std::fs::write(&out, "not wasm").unwrap();
+    let error = run(&["inspect".as_ref(), out.as_ref()]).unwrap_err();
+    assert!(format!("{error:#}").contains("compile it"), "{error:#}");
+    assert!(
+        run(&["build".as_ref(), root().join("plugins-sdk/macros").as_ref()]).is_err(),
+        "a macro crate is no plugin"
+    );
 }
 
 #[test]

@@ -66,6 +66,8 @@ pub(crate) fn transform(
                 REPLACE
             }
             Ok(Action::Drop) => DROP,
+            // Nothing in its place is a drop, and has to be counted as one.
+            Ok(Action::Split(parts)) if parts.is_empty() => DROP,
             Ok(Action::Split(parts)) => {
                 push_varint(&mut out.replaced, parts.len() as u64);
                 parts.iter().for_each(|part| push_frame(&mut out.replaced, part));
@@ -166,20 +168,23 @@ mod tests {
 
     #[test]
     fn verdicts_start_with_the_first_change() {
-        let batch = frames(&[b"\x08\x00", b"\x08\x01", b"\x08\x02", b"\x08\x03", b"\x08\x04", b"\x08\x05"]);
-        let out = transform(&batch, 6, |record| match record.u64(1)? {
+        let records: [&[u8]; 7] =
+            [b"\x08\x00", b"\x08\x01", b"\x08\x02", b"\x08\x03", b"\x08\x04", b"\x08\x05", b"\x08\x06"];
+        let batch = frames(&records);
+        let out = transform(&batch, 7, |record| match record.u64(1)? {
             1 => Ok(Action::Drop),
             2 => record.set_u64(1, 300).map(|()| Action::Keep),
             3 => Ok(Action::Split(vec![b"ab".to_vec(), vec![]])),
             4 => Ok(Action::Refuse("no".into())),
             5 => Err(Error::new("bad")),
+            6 => Ok(Action::Split(Vec::new())),
             _ => Ok(Action::Keep),
         })
         .unwrap();
-        assert_eq!(out.verdicts, [KEEP, DROP, REPLACE, SPLIT, FAILED, FAILED]);
+        assert_eq!(out.verdicts, [KEEP, DROP, REPLACE, SPLIT, FAILED, FAILED, DROP]);
         assert_eq!(out.replaced, b"\x03\x08\xac\x02\x02\x02ab\x00");
         assert_eq!(out.errors, [(4, "no".to_owned()), (5, "bad".to_owned())]);
-        let kept = transform(&batch, 6, |_| Ok(Action::Keep)).unwrap();
+        let kept = transform(&batch, 7, |_| Ok(Action::Keep)).unwrap();
         assert_eq!(kept, Transformed::default());
         assert!(transform(&[5, 1], 1, |_| Ok(Action::Keep)).is_err());
     }

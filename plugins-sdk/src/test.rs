@@ -121,7 +121,16 @@ impl Message {
 #[derive(Clone, Debug)]
 pub struct Proto {
     package: String,
-    messages: Vec<(String, Vec<(String, u32, String)>, Vec<Message>)>,
+    messages: Vec<MessageType>,
+}
+
+#[derive(Clone, Debug)]
+struct MessageType {
+    name: String,
+    /// Name, number, type.
+    fields: Vec<(String, u32, String)>,
+    /// Descriptors of the types of its maps' entries.
+    entries: Vec<Message>,
 }
 
 impl Proto {
@@ -132,7 +141,7 @@ impl Proto {
     /// Adds a message; a field is (name, number, type), the type as in a `.proto` (`string`, `repeated int64`, `User`).
     pub fn message(mut self, name: &str, fields: &[(&str, u32, &str)]) -> Proto {
         let fields = fields.iter().map(|&(name, number, kind)| (name.to_owned(), number, kind.to_owned())).collect();
-        self.messages.push((name.to_owned(), fields, Vec::new()));
+        self.messages.push(MessageType { name: name.to_owned(), fields, entries: Vec::new() });
         self
     }
 
@@ -144,9 +153,9 @@ impl Proto {
         let options = Message::new().varint(7, 1);
         let nested =
             Message::new().text(1, &format!("{field}Entry")).message(2, key).message(2, value).message(7, options);
-        if let Some((_, fields, entries)) = self.messages.iter_mut().find(|(name, ..)| name == message) {
-            fields.push((field.to_owned(), number, format!("repeated {entry}")));
-            entries.push(nested);
+        if let Some(within) = self.messages.iter_mut().find(|known| known.name == message) {
+            within.fields.push((field.to_owned(), number, format!("repeated {entry}")));
+            within.entries.push(nested);
         }
         self
     }
@@ -154,7 +163,7 @@ impl Proto {
     /// A serialized FileDescriptorSet.
     pub fn descriptors(&self) -> Vec<u8> {
         let mut file = Message::new().text(1, "test.proto").text(2, &self.package);
-        for (name, fields, entries) in &self.messages {
+        for MessageType { name, fields, entries } in &self.messages {
             let mut message = Message::new().text(1, name);
             for (name, number, kind) in fields {
                 message = message.message(2, self.field(name, *number, kind));

@@ -8,13 +8,13 @@ use crate::scan::Pattern;
 #[derive(Debug)]
 pub(crate) enum Replace {
     Mask,
-    Hash(Hmac),
+    Hash(Box<Hmac>),
     Drop,
 }
 
 impl Replace {
     pub(crate) fn hash(key: &str) -> Replace {
-        Replace::Hash(Hmac::new(key.as_bytes()))
+        Replace::Hash(Box::new(Hmac::new(key.as_bytes())))
     }
 
     /// Replaces a whole field.

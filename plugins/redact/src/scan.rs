@@ -44,15 +44,19 @@ pub(crate) struct Matches<'a> {
     digits: [bool; 3],
 }
 
-const DIGIT_PATTERNS: [(Pattern, fn(&[u8], usize) -> Option<usize>); 3] =
-    [(Pattern::Rrn, rrn), (Pattern::Card, card), (Pattern::Ipv4, ipv4)];
+/// Gives the end of the match that begins at a place.
+type Find = fn(&[u8], usize) -> Option<usize>;
+
+const DIGIT_PATTERNS: [(Pattern, Find); 3] = [(Pattern::Rrn, rrn), (Pattern::Card, card), (Pattern::Ipv4, ipv4)];
 
 impl Iterator for Matches<'_> {
     type Item = (Pattern, Range<usize>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        while let Some(&byte) = self.text.get(self.at) {
-            let at = self.at;
+        // One tight loop over what cannot match.
+        while let Some(skip) = self.text[self.at..].iter().position(|byte| byte.is_ascii_digit() || *byte == b'@') {
+            let at = self.at + skip;
+            let byte = self.text[at];
             let found = if byte == b'@' && self.email {
                 email(self.text, self.free, at).map(|range| (Pattern::Email, range))
             } else if byte.is_ascii_digit() && !preceded_by(self.text, at, |byte| byte.is_ascii_alphanumeric()) {
@@ -65,8 +69,9 @@ impl Iterator for Matches<'_> {
                 self.free = range.end;
                 return Some((pattern, range));
             }
-            self.at += 1;
+            self.at = at + 1;
         }
+        self.at = self.text.len();
         None
     }
 }

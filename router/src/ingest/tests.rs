@@ -1,10 +1,13 @@
 //! What tests of sources share.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use prost_reflect::{DynamicMessage, MessageDescriptor, Value};
+
 use crate::clock::Clock;
+use crate::ingest::gather::Entry;
 use crate::journal::{self, Engine, Journal};
 use crate::record::Frames;
 use crate::schema::Schema;
@@ -27,10 +30,19 @@ pub(super) fn journal() -> (Journal, tempfile::TempDir) {
 
 /// Schema of `sluice.v1.LogLine`.
 pub(super) fn log_line() -> Arc<Schema> {
+    Arc::new(Schema::new(log_line_descriptor()))
+}
+
+fn log_line_descriptor() -> MessageDescriptor {
+    static DESCRIPTOR: LazyLock<MessageDescriptor> = LazyLock::new(compile_log_line);
+    DESCRIPTOR.clone()
+}
+
+fn compile_log_line() -> MessageDescriptor {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
     let set = protox::compile([root.join("sluice/v1/log_line.proto")], [&root]).unwrap();
     let pool = prost_reflect::DescriptorPool::from_file_descriptor_set(set).unwrap();
-    Arc::new(Schema::new(pool.get_message_by_name("sluice.v1.LogLine").unwrap()))
+    pool.get_message_by_name("sluice.v1.LogLine").unwrap()
 }
 
 /// All records of a stream, in order.
@@ -38,4 +50,21 @@ pub(super) fn records(journal: &Journal, stream: &str) -> Vec<Vec<u8>> {
     let blocks = journal.read(stream, 1, usize::MAX).unwrap();
     let frames: Vec<Frames> = blocks.iter().map(|(_, block)| block.frames().unwrap()).collect();
     frames.iter().flat_map(Frames::iter).map(<[u8]>::to_vec).collect()
+}
+
+/// A field of a `LogLine`.
+pub(super) fn text(record: &[u8], field: &str) -> String {
+    let message = DynamicMessage::decode(log_line_descriptor(), record).unwrap();
+    match message.get_field_by_name(field).unwrap().as_ref() {
+        Value::String(text) => text.clone(),
+        Value::U64(number) => number.to_string(),
+        other => panic!("{field} is {other:?}"),
+    }
+}
+
+/// Lines of an entry's records, and what its dead letters hold.
+pub(super) fn texts(entry: Entry) -> (Vec<String>, Vec<String>) {
+    let (frames, refused) = entry.open();
+    let lines = frames.iter().map(|record| text(record, "line")).collect();
+    (lines, refused.iter().map(|letter| String::from_utf8(letter.bytes.to_vec()).unwrap()).collect())
 }

@@ -54,11 +54,7 @@ impl Committer {
     }
 
     /// The outer error is the store's, the inner one the caller's.
-    pub(super) fn decide(
-        &mut self,
-        decisions: Vec<Decision>,
-        commit: &mut Commit,
-    ) -> io::Result<Result<(), Error>> {
+    pub(super) fn decide(&mut self, decisions: Vec<Decision>, commit: &mut Commit) -> io::Result<Result<(), Error>> {
         if let Err(error) = check_order(&self.working, &decisions) {
             return Ok(Err(error));
         }
@@ -149,7 +145,8 @@ impl Committer {
 fn check_order(working: &Working, decisions: &[Decision]) -> Result<(), Error> {
     let mut next: Vec<(&Arc<str>, Seq)> = Vec::new();
     for decision in decisions {
-        let lane = working.names.get(&decision.stream).and_then(|id| working.lanes.get(id)).copied().unwrap_or_default();
+        let lane =
+            working.names.get(&decision.stream).and_then(|id| working.lanes.get(id)).copied().unwrap_or_default();
         let earlier = next.iter().rev().find(|(stream, _)| **stream == decision.stream);
         let lowest = earlier.map_or(lane.next_undecided, |(_, seq)| seq + 1);
         if decision.seq < lowest || decision.seq >= lane.next {

@@ -178,13 +178,17 @@ impl Facts {
         let mut facts = Facts::default();
         for prefix in [keys::LANE_NAME, keys::LANE, keys::RECEIVED, keys::ORIGIN, keys::CURSOR, keys::POSITION] {
             let mut unreadable = None;
-            store.range(&[prefix], &keys::end_of(prefix), &mut |key, value| match facts.take(prefix, &key[1..], &value) {
-                Some(()) => ControlFlow::Continue(()),
-                None => {
-                    unreadable = Some(key.to_vec());
-                    ControlFlow::Break(())
-                }
-            })?;
+            store.range(
+                &[prefix],
+                &keys::end_of(prefix),
+                &mut |key, value| match facts.take(prefix, &key[1..], &value) {
+                    Some(()) => ControlFlow::Continue(()),
+                    None => {
+                        unreadable = Some(key.to_vec());
+                        ControlFlow::Break(())
+                    }
+                },
+            )?;
             if let Some(key) = unreadable {
                 let reason = format!("the value of key {:?} cannot be read", String::from_utf8_lossy(&key));
                 return Err(io::Error::new(io::ErrorKind::InvalidData, reason));

@@ -123,12 +123,22 @@ pub enum Error {
     #[error("open journal {directory}: format version {found}, this build reads {supported}")]
     Format { directory: PathBuf, found: u32, supported: u32 },
     #[error("{operation} journal {directory}")]
-    Store { operation: &'static str, directory: PathBuf, #[source] source: std::io::Error },
+    Store {
+        operation: &'static str,
+        directory: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     /// An earlier commit or fsync failed: nothing is acknowledged any more until the node restarts.
     #[error("commit to journal: it stopped after an earlier failure: {reason}")]
     Poisoned { reason: String },
     #[error("read journal: lane {stream}, seq {seq}")]
-    Block { stream: Arc<str>, seq: Seq, #[source] source: BlockError },
+    Block {
+        stream: Arc<str>,
+        seq: Seq,
+        #[source]
+        source: BlockError,
+    },
     /// The directory belongs to the other engine; opening it with this one would look like an empty journal.
     #[error("open journal {directory}: it was written by engine {found:?}, the settings say {set:?}")]
     Engine { directory: PathBuf, found: Engine, set: Engine },

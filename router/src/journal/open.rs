@@ -75,8 +75,7 @@ impl Journal {
         let limits = GroupLimits { max_delay: settings.group_max_delay, max_bytes: settings.group_max_bytes };
         let expiries = VecDeque::new();
         let committer = Committer { shared: Arc::clone(&shared), store, working, limits, expiries };
-        let thread = tasks::thread("journal-commit", move || committer.run())
-            .map_err(shared.store_error("open"))?;
+        let thread = tasks::thread("journal-commit", move || committer.run()).map_err(shared.store_error("open"))?;
         let running = Running {
             shared: Arc::clone(&shared),
             thread: Mutex::new(Some(thread)),
@@ -131,7 +130,8 @@ fn check_engine(directory: &Path, set: Engine) -> Result<(), Error> {
 /// Checks the format version, or writes it into a new store; returns the epoch.
 fn check_format(store: &dyn Store, directory: &Path, clock: &Clock) -> Result<u64, Error> {
     let failed = |source| Error::Store { operation: "open", directory: PathBuf::from(directory), source };
-    let unreadable = || failed(io::Error::new(io::ErrorKind::InvalidData, "its format version or epoch cannot be read"));
+    let unreadable =
+        || failed(io::Error::new(io::ErrorKind::InvalidData, "its format version or epoch cannot be read"));
     if let Some(version) = store.get(&keys::meta("format")).map_err(failed)? {
         let found = u32::from_le_bytes(version[..].try_into().map_err(|_| unreadable())?);
         if found != FORMAT_VERSION {

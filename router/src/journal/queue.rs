@@ -32,13 +32,35 @@ pub(super) type Answer<T> = oneshot::Sender<Result<T, Error>>;
 
 /// A change to the journal and who waits for it.
 pub(super) enum Request {
-    Append { append: Append, reservation: Reservation, answer: Answer<Vec<Seq>> },
-    Decide { decisions: Vec<Decision>, answer: Answer<()> },
-    Advance { advance: Advance, answer: Answer<()> },
-    Schema { fingerprint: Fingerprint, message: Arc<str>, descriptors: Bytes, answer: Answer<()> },
-    Expire { stream: Arc<str>, before_seconds: u64, answer: Answer<()> },
+    Append {
+        append: Append,
+        reservation: Reservation,
+        answer: Answer<Vec<Seq>>,
+    },
+    Decide {
+        decisions: Vec<Decision>,
+        answer: Answer<()>,
+    },
+    Advance {
+        advance: Advance,
+        answer: Answer<()>,
+    },
+    Schema {
+        fingerprint: Fingerprint,
+        message: Arc<str>,
+        descriptors: Bytes,
+        answer: Answer<()>,
+    },
+    Expire {
+        stream: Arc<str>,
+        before_seconds: u64,
+        answer: Answer<()>,
+    },
     /// A block that a reader found damaged.
-    Quarantine { stream: Arc<str>, seq: Seq },
+    Quarantine {
+        stream: Arc<str>,
+        seq: Seq,
+    },
 }
 
 /// When a group is closed.
@@ -65,9 +87,16 @@ pub(super) struct Group {
     pub closed: bool,
 }
 
+struct Queued {
+    request: Request,
+    bytes: usize,
+    /// Gives the room back when the request is taken.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
 #[derive(Default)]
 struct Waiting {
-    requests: VecDeque<(Request, usize, Option<OwnedSemaphorePermit>)>,
+    requests: VecDeque<Queued>,
     bytes: usize,
     /// When the first of `requests` came.
     since: Option<Instant>,
@@ -104,12 +133,12 @@ impl Queue {
         self.add(request, 0, None)
     }
 
-    fn add(&self, request: Request, bytes: usize, permit: Option<OwnedSemaphorePermit>) -> bool {
+    fn add(&self, request: Request, bytes: usize, room: Option<OwnedSemaphorePermit>) -> bool {
         let mut waiting = self.lock();
         if waiting.closed {
             return false;
         }
-        waiting.requests.push_back((request, bytes, permit));
+        waiting.requests.push_back(Queued { request, bytes, _room: room });
         waiting.bytes += bytes;
         waiting.since.get_or_insert_with(Instant::now);
         self.changed.notify_one();
@@ -159,12 +188,12 @@ impl Queue {
 fn take_group(waiting: &mut Waiting, max_bytes: usize) -> Group {
     let mut requests = Vec::with_capacity(waiting.requests.len());
     let mut taken = 0;
-    while let Some((_, bytes, _)) = waiting.requests.front() {
+    while let Some(Queued { bytes, .. }) = waiting.requests.front() {
         if !requests.is_empty() && taken + bytes > max_bytes {
             break;
         }
         taken += bytes;
-        requests.extend(waiting.requests.pop_front().map(|(request, _, _)| request));
+        requests.extend(waiting.requests.pop_front().map(|queued| queued.request));
     }
     waiting.bytes -= taken;
     waiting.since = (!waiting.requests.is_empty()).then(Instant::now);

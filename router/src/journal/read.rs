@@ -1,4 +1,5 @@
-//! The journal's calls that read it. All of them show the state of the last durable commit.
+//! The journal's calls that read it. All of them show the state of the last durable commit; only what is being trimmed
+//! may be gone a moment before its commit is durable.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -32,6 +33,7 @@ impl Journal {
     }
 
     /// Changes whenever the lane grows; the value is the first seq not yet used. Creates the lane.
+    /// Copy the value out of a borrow at once: a borrow that is held (across an `.await`, say) holds up every commit.
     pub fn end(&self, stream: &str) -> watch::Receiver<Seq> {
         // Both locks at once, in the committer's order of publishing: no end falls between them.
         let mut ends = lock(&self.shared.ends);

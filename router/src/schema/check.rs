@@ -10,7 +10,7 @@ use super::{Error, Schema, wire};
 /// Fails with the field's path and the byte position.
 pub fn check(schema: &Schema, message: &[u8]) -> Result<(), Error> {
     let plan = schema.plan();
-    walk(plan, plan.root(), message, Place { at: 0, depth: 0 }).map_err(|fault| fault.into_error())
+    walk(plan, plan.root(), message, Place { at: 0, depth: 0 }).map_err(Error::from)
 }
 
 #[derive(Clone, Copy)]
@@ -36,11 +36,12 @@ impl Fault {
         self.path.push(name.to_owned());
         self
     }
+}
 
-    pub(super) fn into_error(self: Box<Fault>) -> Error {
-        let mut path = self.path;
-        path.reverse();
-        Error::Record { path: path.join("."), reason: format!("{} at byte {}", self.reason, self.at) }
+impl From<Box<Fault>> for Error {
+    fn from(mut fault: Box<Fault>) -> Error {
+        fault.path.reverse();
+        Error::Record { path: fault.path.join("."), reason: format!("{} at byte {}", fault.reason, fault.at) }
     }
 }
 
@@ -50,7 +51,7 @@ fn walk(plan: &Plan, message: &Message, bytes: &[u8], place: Place) -> Result<()
     }
     let broken = |broken: wire::Broken| Fault::new(place.at + broken.at, broken.reason);
     let mut fields = wire::Fields::new(bytes);
-    while let Some(found) = fields.next().map_err(broken)? {
+    while let Some(found) = fields.read().map_err(broken)? {
         if let Some(known) = message.by_number(found.number) {
             let field = &message.fields[known];
             check_field(plan, field, &found, place).map_err(|fault| fault.inside(&field.name))?;
@@ -111,5 +112,8 @@ fn check_packed(kind: Kind, content: &[u8]) -> Result<(), usize> {
             return Ok(());
         }
     };
-    if content.len() % width == 0 { Ok(()) } else { Err(content.len() - content.len() % width) }
+    match content.len() % width {
+        0 => Ok(()),
+        rest => Err(content.len() - rest),
+    }
 }

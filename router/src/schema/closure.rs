@@ -51,7 +51,7 @@ pub fn encode(message: &MessageDescriptor) -> Bytes {
 fn without_source_info(file: &[u8]) -> Vec<u8> {
     let mut kept = Vec::with_capacity(file.len());
     let mut fields = wire::Fields::new(file);
-    while let Ok(Some(field)) = fields.next() {
+    while let Ok(Some(field)) = fields.read() {
         if field.number != FILE_SOURCE_INFO {
             kept.extend_from_slice(&file[field.start..field.end]);
         }
@@ -81,7 +81,7 @@ pub fn decode(fingerprint: Fingerprint, message: &str, set: &[u8]) -> Result<Sch
     let Some(descriptor) = pool.get_message_by_name(message) else {
         return Err(refused("the set does not define it".into()));
     };
-    if encode_names(&descriptor).ne(&pool.files().map(|file| file.name().to_owned()).collect()) {
+    if imported_names(&descriptor).ne(&pool.files().map(|file| file.name().to_owned()).collect()) {
         return Err(refused("the set holds files that the message does not import".into()));
     }
     let schema = Schema::from_set(descriptor, Bytes::copy_from_slice(set), fingerprint);
@@ -97,7 +97,8 @@ pub fn decode(fingerprint: Fingerprint, message: &str, set: &[u8]) -> Result<Sch
     }
 }
 
-fn encode_names(message: &MessageDescriptor) -> HashSet<String> {
+/// Names of the message's file and of all behind it.
+fn imported_names(message: &MessageDescriptor) -> HashSet<String> {
     let mut seen = HashSet::new();
     let mut todo = vec![message.parent_file()];
     while let Some(file) = todo.pop() {

@@ -20,6 +20,7 @@
 mod generate;
 mod known;
 mod lexer;
+mod merge;
 mod number;
 #[cfg(test)]
 mod oracle;
@@ -37,7 +38,7 @@ pub fn from_json(schema: &Schema, json: &[u8], out: &mut Vec<u8>) -> Result<(), 
     let start = out.len();
     read::read(schema.plan(), json, out).map_err(|fault| {
         out.truncate(start);
-        fault.into_error()
+        Error::from(fault)
     })
 }
 
@@ -47,6 +48,6 @@ pub fn to_json(schema: &Schema, message: &[u8], out: &mut Vec<u8>) -> Result<(),
     let start = out.len();
     write::write(schema.plan(), message, out).map_err(|fault| {
         out.truncate(start);
-        fault.into_error()
+        Error::from(fault)
     })
 }

@@ -285,7 +285,7 @@ impl EventTime {
         if !found.any {
             return None;
         }
-        let nanos = i128::from(found.value) * 10i128.pow(self.nanos_power()) + i128::from(found.nanos);
+        let nanos = found.value * 10i128.pow(self.nanos_power()) + i128::from(found.nanos);
         i64::try_from(nanos).ok()
     }
 
@@ -313,7 +313,7 @@ struct Found {
 fn find(message: &[u8], path: &[u32], form: Form, found: &mut Found) -> Option<()> {
     let (&number, rest) = path.split_first()?;
     let mut fields = wire::Fields::new(message);
-    while let Some(field) = fields.next().ok()? {
+    while let Some(field) = fields.read().ok()? {
         if field.number != number {
             continue;
         }
@@ -339,7 +339,7 @@ fn find(message: &[u8], path: &[u32], form: Form, found: &mut Found) -> Option<(
 
 fn merge_timestamp(content: &[u8], found: &mut Found) -> Option<()> {
     let mut fields = wire::Fields::new(content);
-    while let Some(field) = fields.next().ok()? {
+    while let Some(field) = fields.read().ok()? {
         match (field.number, field.value) {
             (1, wire::Value::Varint(value)) => found.value = i128::from(value as i64),
             (2, wire::Value::Varint(value)) => found.nanos = value as i32,

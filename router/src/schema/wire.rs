@@ -56,7 +56,7 @@ impl<'a> Fields<'a> {
 
     /// The next field; `None` at the end of the message.
     #[inline]
-    pub fn next(&mut self) -> Result<Option<Field<'a>>, Broken> {
+    pub fn read(&mut self) -> Result<Option<Field<'a>>, Broken> {
         if self.at >= self.bytes.len() {
             return Ok(None);
         }
@@ -238,7 +238,7 @@ mod tests {
         let check = |bytes: &[u8], at, reason| {
             let mut fields = Fields::new(bytes);
             let broken = loop {
-                match fields.next() {
+                match fields.read() {
                     Ok(Some(_)) => {}
                     Ok(None) => panic!("{bytes:?} was accepted"),
                     Err(broken) => break broken,
@@ -262,10 +262,10 @@ mod tests {
     #[test]
     fn groups_are_passed_as_one_field() {
         let mut fields = Fields::new(&[0x0b, 0x13, 8, 1, 0x14, 0x0c, 0x18, 7]);
-        let group = fields.next().unwrap().unwrap();
+        let group = fields.read().unwrap().unwrap();
         assert_eq!((group.number, group.value, group.content), (1, Value::Group, &[0x13, 8, 1, 0x14][..]));
-        let varint = fields.next().unwrap().unwrap();
+        let varint = fields.read().unwrap().unwrap();
         assert_eq!((varint.number, varint.value), (3, Value::Varint(7)));
-        assert!(fields.next().unwrap().is_none());
+        assert!(fields.read().unwrap().is_none());
     }
 }

@@ -121,7 +121,10 @@ impl Connection {
             return None;
         }
         let request = self.requests.message().await.ok()??;
+        let latency = self.store.lock().unwrap().faults.latency;
+        tokio::time::sleep(latency / 2).await;
         let reply = self.append(request);
+        tokio::time::sleep(latency / 2).await;
         match reply {
             Reply::Answer(answer) => Some(Ok(answer)),
             Reply::End(status) => {

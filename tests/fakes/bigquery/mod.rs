@@ -42,6 +42,8 @@ pub struct Faults {
     pub silent: u64,
     /// Answered OUT_OF_RANGE although the offset is right.
     pub out_of_range: u64,
+    /// Every append takes this long, half of it before the rows are taken.
+    pub latency: Duration,
     /// Of several row errors only the first is listed.
     pub is_partial_list: bool,
     /// Largest AppendRows request; 0 = 10 MiB.

@@ -128,6 +128,14 @@ impl Entry {
     }
 }
 
+#[cfg(test)]
+impl Entry {
+    /// What it holds, for tests of those who fill it.
+    pub(in crate::ingest) fn open(self) -> (crate::record::Frames, Vec<DeadLetter>) {
+        (self.records.finish(), self.refused.into_iter().map(|(letter, _)| letter).collect())
+    }
+}
+
 /// Memory a dead letter takes, roughly.
 pub(super) fn letter_bytes(letter: &DeadLetter) -> usize {
     letter.bytes.len() + letter.reason.len() + LETTER_BYTES

@@ -82,6 +82,11 @@ impl Feeder {
     pub async fn room(&self) -> Result<Room<'_>, Ended> {
         self.entries.reserve().await.map(Room).map_err(|_closed| Ended)
     }
+
+    /// Returns when the gatherer has ended.
+    pub async fn ended(&self) {
+        self.entries.closed().await;
+    }
 }
 
 /// Room for one entry.

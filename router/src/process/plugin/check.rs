@@ -40,7 +40,7 @@ pub enum Row<'a> {
     Keep,
     Drop,
     Replace(Bytes),
-    /// Into these, in order; 65,536 at most.
+    /// Into these, in order; 1 to 65,536.
     Split(Vec<Bytes>),
     Failed(&'a str),
 }
@@ -90,8 +90,9 @@ impl Transformed {
                 KEEP | DROP | FAILED => Some(()),
                 REPLACE => frames.skip(),
                 SPLIT => match frames.varint() {
-                    Some(parts) if parts > PARTS_MAX => {
-                        return Err(format!("it splits record {index} into {parts}, {PARTS_MAX} are allowed"));
+                    // None would lose a record without a verdict that says so.
+                    Some(parts) if parts == 0 || parts > PARTS_MAX => {
+                        return Err(format!("it splits record {index} into {parts}, 1 to {PARTS_MAX} are allowed"));
                     }
                     Some(parts) => (0..parts).try_for_each(|_| frames.skip()),
                     None => None,
@@ -304,7 +305,8 @@ mod tests {
         check(output(&[2, 0], b"\x05a", &[]), "replacement of record 0 is missing");
         check(output(&[2, 0], b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01a", &[]), "replacement of record 0");
         check(output(&[3, 0], b"\x03\x01a", &[]), "replacement of record 0");
-        check(output(&[3, 0], b"\xff\xff\xff\xff\x0f", &[]), "into 4294967295");
+        check(output(&[3, 0], b"\xff\xff\xff\xff\x0f", &[]), "into 4294967295, 1 to 65536");
+        check(output(&[3, 0], b"\x00", &[]), "into 0, 1 to 65536");
         check(output(&[0, 0], b"\x01a", &[]), "2 bytes of replacements");
         check(output(&[], b"\x01a", &[]), "2 bytes of replacements");
         check(output(&[0, 4], &[], &[0]), "record 0 has an error");

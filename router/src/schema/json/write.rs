@@ -1,8 +1,6 @@
 //! Wire -> JSON: walks the bytes once and appends each field as it lies.
 //!
-//! Protobuf allows a field to lie in pieces: the last of two values counts, two halves of a message are merged, a list
-//! may be scattered. Encoders hardly ever do that, so a message is first looked over for it (a few instructions per
-//! field), and only where it is so its fields are put together (`merge`) before they are written.
+//! Fields that lie in pieces are put together first (`merge`); encoders hardly ever write them so.
 
 use base64::Engine as _;
 
@@ -10,106 +8,89 @@ use super::super::check::{Fault, fits, is_packable};
 use super::super::plan::{Field, Kind, Message, Plan, Rule, Shape};
 use super::super::wire::{self, Fields};
 use super::lexer::{Read, plain_len};
-use super::read::Seen;
+use super::merge::{Place, bits, last_of, last_of_each_key, merge, needs_merge, next_in_row, next_of};
 use super::{known, number};
 use crate::record::read_varint;
 
 pub(super) fn write(plan: &Plan, message: &[u8], out: &mut Vec<u8>) -> Read<()> {
-    Writer { plan }.message(plan.root(), message, out, Place { at: 0, depth: 0 })
+    Writer { plan, out }.message(plan.root(), message, Place { at: 0, depth: 0 })
 }
 
-struct Writer<'p> {
+struct Writer<'p, 'o> {
     plan: &'p Plan,
+    out: &'o mut Vec<u8>,
 }
 
-#[derive(Clone, Copy)]
-struct Place {
-    /// Where the message's content starts in the record. Behind a merge it is where the merged parts would start.
-    at: usize,
-    depth: usize,
-}
-
-impl Place {
-    fn broken(self) -> impl Fn(wire::Broken) -> Box<Fault> {
-        move |broken| Fault::new(self.at + broken.at, broken.reason)
-    }
-
-    fn inside(self, found: &wire::Field) -> Place {
-        Place { at: self.at + found.content_at, depth: self.depth + 1 }
-    }
-}
-
-impl<'p> Writer<'p> {
-    fn message(&self, message: &'p Message, bytes: &[u8], out: &mut Vec<u8>, place: Place) -> Read<()> {
+impl<'p> Writer<'p, '_> {
+    fn message(&mut self, message: &'p Message, bytes: &[u8], place: Place) -> Read<()> {
         if place.depth > wire::MAX_DEPTH {
             return Err(Fault::new(place.at, format!("messages nest more than {} deep", wire::MAX_DEPTH)));
         }
         if needs_merge(message, bytes, place)? {
             let merged = merge(message, bytes, place)?;
-            return self.shaped(message, &merged, out, place);
+            return self.shaped(message, &merged, place);
         }
-        self.shaped(message, bytes, out, place)
+        self.shaped(message, bytes, place)
     }
 
-    fn shaped(&self, message: &'p Message, bytes: &[u8], out: &mut Vec<u8>, place: Place) -> Read<()> {
+    fn shaped(&mut self, message: &'p Message, bytes: &[u8], place: Place) -> Read<()> {
         match message.shape {
             Shape::Object | Shape::Empty => {
-                out.push(b'{');
-                self.fields(message, bytes, out, place)?;
-                out.push(b'}');
+                self.out.push(b'{');
+                self.fields(message, bytes, place)?;
+                self.out.push(b'}');
                 Ok(())
             }
-            Shape::Timestamp | Shape::Duration => seconds(message.shape, bytes, out, place),
-            Shape::FieldMask => field_mask(bytes, out, place),
+            Shape::Timestamp | Shape::Duration => seconds(message.shape, bytes, self.out, place),
+            Shape::FieldMask => field_mask(bytes, self.out, place),
             Shape::Struct => {
-                out.push(b'{');
+                self.out.push(b'{');
                 let mut fields = Fields::new(bytes);
                 if let Some(first) = next_of(&mut fields, 1, place)? {
-                    self.map(&message.fields[0], first, &mut fields, out, place)?;
+                    self.map(&message.fields[0], first, &mut fields, place)?;
                 }
-                out.push(b'}');
+                self.out.push(b'}');
                 Ok(())
             }
             Shape::List => {
-                out.push(b'[');
+                self.out.push(b'[');
                 let mut fields = Fields::new(bytes);
                 while let Some(found) = next_of(&mut fields, 1, place)? {
-                    comma(out);
-                    self.value(&message.fields[0], &found, out, place)?;
+                    comma(self.out);
+                    self.value(&message.fields[0], &found, place)?;
                 }
-                out.push(b']');
+                self.out.push(b']');
                 Ok(())
             }
-            Shape::Value => self.any_json(message, bytes, out, place),
+            Shape::Value => self.any_json(message, bytes, place),
             Shape::Wrapper => {
                 let field = &message.fields[0];
                 match last_of(bytes, field.number, place)? {
-                    Some(found) => self.value(field, &found, out, place),
-                    None => self.default(field.kind, out, place),
+                    Some(found) => self.value(field, &found, place),
+                    None => self.default(field.kind, place),
                 }
             }
-            Shape::Any => self.any(bytes, out, place),
+            Shape::Any => self.any(bytes, place),
         }
     }
 
     /// Appends the fields of an object between its braces.
-    fn fields(&self, message: &'p Message, bytes: &[u8], out: &mut Vec<u8>, place: Place) -> Read<()> {
+    fn fields(&mut self, message: &'p Message, bytes: &[u8], place: Place) -> Read<()> {
         let mut fields = Fields::new(bytes);
         // The list that is being written, by its place, if any.
         let mut open = None;
-        while let Some(found) = fields.next().map_err(place.broken())? {
+        while let Some(found) = fields.read().map_err(place.broken())? {
             let Some(known) = message.by_number(found.number) else { continue };
             let field = &message.fields[known];
             if open.is_some_and(|open| open != known) {
-                out.push(b']');
+                self.out.push(b']');
                 open = None;
             }
-            self.field(field, (&found, &mut fields), (open.is_some(), out), place)
-                .map(|is_open| open = is_open.then_some(known))
-                .map_err(|fault| fault.inside(&field.name))?;
+            let is_open = self.field(field, &found, &mut fields, open.is_some(), place);
+            open = is_open.map_err(|fault| fault.inside(&field.name))?.then_some(known);
         }
         if open.is_some() {
-            out.push(b']');
+            self.out.push(b']');
         }
         Ok(())
     }
@@ -117,18 +98,19 @@ impl<'p> Writer<'p> {
     /// Appends one field, or the next part of a list that is open; returns whether a list is open now.
     #[inline]
     fn field(
-        &self,
+        &mut self,
         field: &'p Field,
-        (found, fields): (&wire::Field, &mut Fields),
-        (is_open, out): (bool, &mut Vec<u8>),
+        found: &wire::Field,
+        fields: &mut Fields,
+        is_open: bool,
         place: Place,
     ) -> Read<bool> {
         match field.rule {
             Rule::Implicit if is_default(field.kind, found) => Ok(false),
             Rule::Explicit | Rule::Implicit => {
-                comma(out);
-                out.extend_from_slice(&field.json_key);
-                self.value(field, found, out, place)?;
+                comma(self.out);
+                self.out.extend_from_slice(&field.json_key);
+                self.value(field, found, place)?;
                 Ok(false)
             }
             Rule::List | Rule::PackedList => {
@@ -137,49 +119,49 @@ impl<'p> Writer<'p> {
                     return Ok(is_open);
                 }
                 if !is_open {
-                    comma(out);
-                    out.extend_from_slice(&field.json_key);
-                    out.push(b'[');
+                    comma(self.out);
+                    self.out.extend_from_slice(&field.json_key);
+                    self.out.push(b'[');
                 }
                 if is_packed {
-                    self.packed(field.kind, found, out, place)?;
+                    self.packed(field.kind, found, place)?;
                 } else {
-                    comma(out);
-                    self.value(field, found, out, place)?;
+                    comma(self.out);
+                    self.value(field, found, place)?;
                 }
                 Ok(true)
             }
             Rule::Map => {
-                comma(out);
-                out.extend_from_slice(&field.json_key);
-                out.push(b'{');
-                self.map(field, *found, fields, out, place)?;
-                out.push(b'}');
+                comma(self.out);
+                self.out.extend_from_slice(&field.json_key);
+                self.out.push(b'{');
+                self.map(field, *found, fields, place)?;
+                self.out.push(b'}');
                 Ok(false)
             }
         }
     }
 
     #[inline]
-    fn value(&self, field: &'p Field, found: &wire::Field, out: &mut Vec<u8>, place: Place) -> Read<()> {
+    fn value(&mut self, field: &'p Field, found: &wire::Field, place: Place) -> Read<()> {
         match (field.kind, found.value) {
-            (Kind::String, wire::Value::Len) => push_text(out, found.content, place.at + found.content_at),
+            (Kind::String, wire::Value::Len) => push_text(self.out, found.content, place.at + found.content_at),
             (Kind::Bytes, wire::Value::Len) => {
-                push_base64(out, found.content);
+                push_base64(self.out, found.content);
                 Ok(())
             }
             (Kind::Message(inner), wire::Value::Len) | (Kind::Group(inner), wire::Value::Group) => {
-                self.message(&self.plan.messages[inner], found.content, out, place.inside(found))
+                self.message(&self.plan.messages[inner], found.content, place.inside(found))
             }
             (kind, value) if fits(kind, value) => {
-                self.scalar(kind, bits(value), out);
+                self.scalar(kind, bits(value));
                 Ok(())
             }
             _ => Err(Fault::new(place.at + found.start, "wire type is not that of the field")),
         }
     }
 
-    fn packed(&self, kind: Kind, found: &wire::Field, out: &mut Vec<u8>, place: Place) -> Read<()> {
+    fn packed(&mut self, kind: Kind, found: &wire::Field, place: Place) -> Read<()> {
         let short = |at: usize| Fault::new(place.at + found.content_at + at, "packed list is cut short");
         let content = found.content;
         let mut at = 0;
@@ -195,22 +177,15 @@ impl<'p> Writer<'p> {
                 }
                 _ => read_varint(content, at).ok_or_else(|| short(at))?,
             };
-            comma(out);
-            self.scalar(kind, bits, out);
+            comma(self.out);
+            self.scalar(kind, bits);
             at = next;
         }
         Ok(())
     }
 
     /// Appends the entries of a map, the first of which was read; of one key the last entry counts.
-    fn map(
-        &self,
-        field: &'p Field,
-        first: wire::Field,
-        fields: &mut Fields,
-        out: &mut Vec<u8>,
-        place: Place,
-    ) -> Read<()> {
+    fn map(&mut self, field: &'p Field, first: wire::Field, fields: &mut Fields, place: Place) -> Read<()> {
         let Kind::Message(entry) = field.kind else { return Ok(()) };
         let entry = &self.plan.messages[entry];
         let mut entries = vec![first];
@@ -226,51 +201,51 @@ impl<'p> Writer<'p> {
             let inside = Place { depth: place.depth, ..place.inside(found) };
             if needs_merge(entry, found.content, inside)? {
                 let merged = merge(entry, found.content, inside)?;
-                self.entry(entry, &merged, out, inside)?;
+                self.entry(entry, &merged, inside)?;
             } else {
-                self.entry(entry, found.content, out, inside)?;
+                self.entry(entry, found.content, inside)?;
             }
         }
         Ok(())
     }
 
-    fn entry(&self, entry: &'p Message, bytes: &[u8], out: &mut Vec<u8>, place: Place) -> Read<()> {
+    fn entry(&mut self, entry: &'p Message, bytes: &[u8], place: Place) -> Read<()> {
         let [key, value] = entry.fields.as_slice() else { return Ok(()) };
-        comma(out);
+        comma(self.out);
         let is_text = key.kind == Kind::String;
         if !is_text {
-            out.push(b'"');
+            self.out.push(b'"');
         }
         match last_of(bytes, key.number, place)? {
-            Some(found) => self.value(key, &found, out, place)?,
-            None => self.default(key.kind, out, place)?,
+            Some(found) => self.value(key, &found, place)?,
+            None => self.default(key.kind, place)?,
         }
-        out.extend_from_slice(if is_text { b":" } else { b"\":" });
+        self.out.extend_from_slice(if is_text { b":" } else { b"\":" });
         match last_of(bytes, value.number, place)? {
-            Some(found) => self.value(value, &found, out, place),
-            None => self.default(value.kind, out, place),
+            Some(found) => self.value(value, &found, place),
+            None => self.default(value.kind, place),
         }
     }
 
     /// Appends a number, bool or enum.
     #[inline]
-    fn scalar(&self, kind: Kind, bits: u64, out: &mut Vec<u8>) {
+    fn scalar(&mut self, kind: Kind, bits: u64) {
         match kind {
-            Kind::Double => push_double(out, f64::from_bits(bits)),
-            Kind::Float => push_float(out, f32::from_bits(bits as u32)),
-            Kind::Int32 | Kind::Sfixed32 => number::push_signed(out, i64::from(bits as i32)),
-            Kind::Int64 | Kind::Sfixed64 => number::push_signed(out, bits as i64),
-            Kind::Uint32 | Kind::Fixed32 => number::push_unsigned(out, u64::from(bits as u32)),
-            Kind::Uint64 | Kind::Fixed64 => number::push_unsigned(out, bits),
-            Kind::Sint32 => number::push_signed(out, wire::unzigzag(u64::from(bits as u32))),
-            Kind::Sint64 => number::push_signed(out, wire::unzigzag(bits)),
-            Kind::Bool => out.extend_from_slice(if bits == 0 { b"false" } else { b"true" }),
+            Kind::Double => push_double(self.out, f64::from_bits(bits)),
+            Kind::Float => push_float(self.out, f32::from_bits(bits as u32)),
+            Kind::Int32 | Kind::Sfixed32 => number::push_signed(self.out, i64::from(bits as i32)),
+            Kind::Int64 | Kind::Sfixed64 => number::push_signed(self.out, bits as i64),
+            Kind::Uint32 | Kind::Fixed32 => number::push_unsigned(self.out, u64::from(bits as u32)),
+            Kind::Uint64 | Kind::Fixed64 => number::push_unsigned(self.out, bits),
+            Kind::Sint32 => number::push_signed(self.out, wire::unzigzag(u64::from(bits as u32))),
+            Kind::Sint64 => number::push_signed(self.out, wire::unzigzag(bits)),
+            Kind::Bool => self.out.extend_from_slice(if bits == 0 { b"false" } else { b"true" }),
             Kind::Enum(inner) => {
                 let known = &self.plan.enums[inner];
                 match known.json_name(bits as i32) {
-                    _ if known.is_null => out.extend_from_slice(b"null"),
-                    Some(name) => out.extend_from_slice(name),
-                    None => number::push_signed(out, i64::from(bits as i32)),
+                    _ if known.is_null => self.out.extend_from_slice(b"null"),
+                    Some(name) => self.out.extend_from_slice(name),
+                    None => number::push_signed(self.out, i64::from(bits as i32)),
                 }
             }
             Kind::String | Kind::Bytes | Kind::Message(_) | Kind::Group(_) => {}
@@ -278,40 +253,40 @@ impl<'p> Writer<'p> {
     }
 
     /// Appends the value of a field that is absent where JSON has no absence.
-    fn default(&self, kind: Kind, out: &mut Vec<u8>, place: Place) -> Read<()> {
+    fn default(&mut self, kind: Kind, place: Place) -> Read<()> {
         match kind {
-            Kind::String | Kind::Bytes => out.extend_from_slice(b"\"\""),
+            Kind::String | Kind::Bytes => self.out.extend_from_slice(b"\"\""),
             Kind::Message(inner) | Kind::Group(inner) => {
                 let place = Place { depth: place.depth + 1, ..place };
-                return self.message(&self.plan.messages[inner], &[], out, place);
+                return self.message(&self.plan.messages[inner], &[], place);
             }
-            Kind::Enum(inner) => self.scalar(kind, self.plan.enums[inner].default as u64, out),
-            _ => self.scalar(kind, 0, out),
+            Kind::Enum(inner) => self.scalar(kind, self.plan.enums[inner].default as u64),
+            _ => self.scalar(kind, 0),
         }
         Ok(())
     }
 
     /// `google.protobuf.Value`: the member that is set; none is null.
-    fn any_json(&self, message: &'p Message, bytes: &[u8], out: &mut Vec<u8>, place: Place) -> Read<()> {
+    fn any_json(&mut self, message: &'p Message, bytes: &[u8], place: Place) -> Read<()> {
         let mut fields = Fields::new(bytes);
-        while let Some(found) = fields.next().map_err(place.broken())? {
+        while let Some(found) = fields.read().map_err(place.broken())? {
             let Some(known) = message.by_number(found.number) else { continue };
             if let wire::Value::Fixed64(bits) = found.value
                 && !f64::from_bits(bits).is_finite()
             {
                 return Err(Fault::new(place.at + found.start, "JSON value is not a finite number"));
             }
-            return self.value(&message.fields[known], &found, out, place);
+            return self.value(&message.fields[known], &found, place);
         }
-        out.extend_from_slice(b"null");
+        self.out.extend_from_slice(b"null");
         Ok(())
     }
 
-    fn any(&self, bytes: &[u8], out: &mut Vec<u8>, place: Place) -> Read<()> {
+    fn any(&mut self, bytes: &[u8], place: Place) -> Read<()> {
         let type_url = last_of(bytes, 1, place)?.map_or(&[][..], |found| found.content);
         let value = last_of(bytes, 2, place)?;
         if type_url.is_empty() && value.is_none_or(|value| value.content.is_empty()) {
-            out.extend_from_slice(b"{}");
+            self.out.extend_from_slice(b"{}");
             return Ok(());
         }
         let known = std::str::from_utf8(type_url).ok().and_then(|type_url| self.plan.any(type_url));
@@ -319,8 +294,8 @@ impl<'p> Writer<'p> {
             let type_url = String::from_utf8_lossy(type_url);
             return Err(Fault::new(place.at, format!("no loaded schema defines {type_url:?}")));
         };
-        out.extend_from_slice(b"{\"@type\":");
-        push_string(out, type_url);
+        self.out.extend_from_slice(b"{\"@type\":");
+        push_string(self.out, type_url);
         let content = value.map_or(&[][..], |value| value.content);
         let place = value.map_or(place, |value| place.inside(&value));
         if inner.shape == Shape::Object {
@@ -328,165 +303,16 @@ impl<'p> Writer<'p> {
                 return Err(Fault::new(place.at, format!("messages nest more than {} deep", wire::MAX_DEPTH)));
             }
             if needs_merge(inner, content, place)? {
-                self.fields(inner, &merge(inner, content, place)?, out, place)?;
+                self.fields(inner, &merge(inner, content, place)?, place)?;
             } else {
-                self.fields(inner, content, out, place)?;
+                self.fields(inner, content, place)?;
             }
         } else {
-            out.extend_from_slice(b",\"value\":");
-            self.message(inner, content, out, place)?;
+            self.out.extend_from_slice(b",\"value\":");
+            self.message(inner, content, place)?;
         }
-        out.push(b'}');
+        self.out.push(b'}');
         Ok(())
-    }
-}
-
-/// Whether a single field comes twice, a list is scattered (unknown fields count as well), or two members of a oneof
-/// came.
-#[inline]
-fn needs_merge(message: &Message, bytes: &[u8], place: Place) -> Read<bool> {
-    let mut seen = Seen::new(message);
-    let mut last = None;
-    let mut fields = Fields::new(bytes);
-    while let Some(found) = fields.next().map_err(place.broken())? {
-        let Some(known) = message.by_number(found.number) else {
-            last = None;
-            continue;
-        };
-        let field = &message.fields[known];
-        let goes_on = last == Some(known) && !matches!(field.rule, Rule::Explicit | Rule::Implicit);
-        if !goes_on && seen.add(known, field).is_some() {
-            return Ok(true);
-        }
-        last = Some(known);
-    }
-    Ok(false)
-}
-
-/// The same message with each field in one piece. Unknown fields are left out.
-fn merge(message: &Message, bytes: &[u8], place: Place) -> Read<Vec<u8>> {
-    let mut found = Vec::new();
-    let mut fields = Fields::new(bytes);
-    while let Some(field) = fields.next().map_err(place.broken())? {
-        let Some(known) = message.by_number(field.number) else { continue };
-        let is_list = !matches!(message.fields[known].rule, Rule::Explicit | Rule::Implicit);
-        if !is_list && !fits(message.fields[known].kind, field.value) {
-            return Err(Fault::new(place.at + field.start, "wire type is not that of the field"));
-        }
-        found.push((known, field));
-    }
-    settle_oneofs(message, &mut found);
-    found.sort_by_key(|(known, _)| *known);
-    let mut merged = Vec::with_capacity(bytes.len());
-    for parts in found.chunk_by(|(a, _), (b, _)| a == b) {
-        let Some((known, last)) = parts.last() else { continue };
-        let field = &message.fields[*known];
-        match (field.rule, field.kind) {
-            (Rule::Explicit | Rule::Implicit, Kind::Message(_) | Kind::Group(_)) => {
-                let content: Vec<u8> = parts.iter().flat_map(|(_, part)| part.content).copied().collect();
-                if let Kind::Group(_) = field.kind {
-                    wire::push_tag(&mut merged, field.number, wire::START_GROUP);
-                    merged.extend_from_slice(&content);
-                    wire::push_tag(&mut merged, field.number, wire::END_GROUP);
-                } else {
-                    wire::push_len(&mut merged, field.number, &content);
-                }
-            }
-            (Rule::Explicit | Rule::Implicit, _) => merged.extend_from_slice(&bytes[last.start..last.end]),
-            _ => parts.iter().for_each(|(_, part)| merged.extend_from_slice(&bytes[part.start..part.end])),
-        }
-    }
-    Ok(merged)
-}
-
-/// Keeps the member of each oneof that came last, and of it what came behind the last other member.
-fn settle_oneofs(message: &Message, found: &mut Vec<(usize, wire::Field)>) {
-    // Per oneof, from the back: the winner, and whether another member was met before it.
-    let mut settled: Vec<Option<(usize, bool)>> = vec![None; message.oneofs];
-    let mut kept: Vec<bool> = Vec::with_capacity(found.len());
-    for (known, _) in found.iter().rev() {
-        let state = message.fields[*known].oneof.and_then(|oneof| settled.get_mut(oneof));
-        kept.push(match state {
-            None => true,
-            Some(state) => {
-                let (winner, is_closed) = state.get_or_insert((*known, false));
-                *is_closed |= winner != known;
-                !*is_closed
-            }
-        });
-    }
-    let mut kept = kept.into_iter().rev();
-    found.retain(|_| kept.next().unwrap_or(true));
-}
-
-/// The key of a map's entry, to tell equal ones.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Key<'a> {
-    Absent,
-    Bits(u64),
-    Text(&'a [u8]),
-}
-
-/// Comparing each with each is faster for maps of up to so many entries.
-const FEW_ENTRIES: usize = 16;
-
-/// Places of the entries that no later one of the same key replaces.
-fn last_of_each_key(entries: &[wire::Field], place: Place) -> Read<Vec<usize>> {
-    let mut keys = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let key = last_of(entry.content, 1, place.inside(entry))?;
-        keys.push(match key.map(|key| (key.value, key.content)) {
-            None => Key::Absent,
-            // An absent key is the default key.
-            Some((wire::Value::Len | wire::Value::Group, [])) => Key::Absent,
-            Some((wire::Value::Len | wire::Value::Group, text)) => Key::Text(text),
-            Some((value, _)) if bits(value) == 0 => Key::Absent,
-            Some((value, _)) => Key::Bits(bits(value)),
-        });
-    }
-    if keys.len() <= FEW_ENTRIES {
-        return Ok((0..keys.len()).filter(|&at| !keys[at + 1..].contains(&keys[at])).collect());
-    }
-    let last: std::collections::HashMap<Key, usize> = keys.iter().enumerate().map(|(at, key)| (*key, at)).collect();
-    Ok((0..keys.len()).filter(|at| last.get(&keys[*at]) == Some(at)).collect())
-}
-
-/// The next field of a number, others passed over.
-fn next_of<'a>(fields: &mut Fields<'a>, number: u32, place: Place) -> Read<Option<wire::Field<'a>>> {
-    while let Some(found) = fields.next().map_err(place.broken())? {
-        if found.number == number {
-            return Ok(Some(found));
-        }
-    }
-    Ok(None)
-}
-
-/// The next field if it has this number.
-fn next_in_row<'a>(fields: &mut Fields<'a>, number: u32, place: Place) -> Read<Option<wire::Field<'a>>> {
-    let mut ahead = fields.clone();
-    match ahead.next().map_err(place.broken())? {
-        Some(found) if found.number == number => {
-            *fields = ahead;
-            Ok(Some(found))
-        }
-        _ => Ok(None),
-    }
-}
-
-fn last_of<'a>(bytes: &'a [u8], number: u32, place: Place) -> Read<Option<wire::Field<'a>>> {
-    let mut fields = Fields::new(bytes);
-    let mut last = None;
-    while let Some(found) = next_of(&mut fields, number, place)? {
-        last = Some(found);
-    }
-    Ok(last)
-}
-
-fn bits(value: wire::Value) -> u64 {
-    match value {
-        wire::Value::Varint(bits) | wire::Value::Fixed64(bits) => bits,
-        wire::Value::Fixed32(bits) => u64::from(bits),
-        wire::Value::Len | wire::Value::Group => 0,
     }
 }
 
@@ -503,7 +329,7 @@ fn is_default(kind: Kind, found: &wire::Field) -> bool {
 fn seconds(shape: Shape, bytes: &[u8], out: &mut Vec<u8>, place: Place) -> Read<()> {
     let (mut seconds, mut nanos) = (0, 0);
     let mut fields = Fields::new(bytes);
-    while let Some(found) = fields.next().map_err(place.broken())? {
+    while let Some(found) = fields.read().map_err(place.broken())? {
         match (found.number, found.value) {
             (1, wire::Value::Varint(value)) => seconds = value as i64,
             (2, wire::Value::Varint(value)) => nanos = value as i32,

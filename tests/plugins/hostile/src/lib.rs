@@ -31,7 +31,7 @@ impl Guest for Hostile {
     fn process(batch: Batch) -> Result<Output, String> {
         let mut output = Output { verdicts: Vec::new(), routes: Vec::new(), replaced: Vec::new(), errors: Vec::new() };
         let count = batch.count as usize;
-        let is_poisoned = batch.records.windows(6).any(|window| window == b"poison");
+        let is_poisoned = || batch.records.windows(6).any(|window| window == b"poison");
         match BEHAVIOUR.get().unwrap().as_str() {
             "loop" => spin(),
             "recurse" => drop(recurse(count as u64)),
@@ -40,9 +40,9 @@ impl Guest for Hostile {
             },
             "leak" => KEPT.lock().unwrap().push(vec![1; 1 << 20]),
             "panic" => panic!("always"),
-            "poison-panic" if is_poisoned => panic!("cannot stand poison\nand says so"),
-            "poison-loop" if is_poisoned => spin(),
-            "poison-err" if is_poisoned => return Err("poisoned batch".into()),
+            "poison-panic" if is_poisoned() => panic!("cannot stand poison\nand says so"),
+            "poison-loop" if is_poisoned() => spin(),
+            "poison-err" if is_poisoned() => return Err("poisoned batch".into()),
             // None at all would mean: keep every record.
             "few-verdicts" => output.verdicts = vec![1; if count == 1 { 2 } else { count - 1 }],
             "many-verdicts" => output.verdicts = vec![1; count + 1],
