@@ -1,6 +1,8 @@
 //! The Parquet sink over a lane in memory: what it makes visible, and that crashes between any two of its steps lose
 //! nothing and repeat nothing.
 
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

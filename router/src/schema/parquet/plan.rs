@@ -123,7 +123,7 @@ impl Plan {
             reason: format!("make Parquet schema: {error}"),
         };
         let mut leaves = Vec::new();
-        let place = Place { path: &[descriptor.clone()], definition: 0, repetition: 0 };
+        let place = Place { path: std::slice::from_ref(descriptor), definition: 0, repetition: 0 };
         let (root, mut types) = group(descriptor, place, &mut leaves).map_err(refused)?;
         for (name, extra) in [("_id", Primitive::Text), ("_received_at", Primitive::Int64), ("_agent", Primitive::Text)]
         {
