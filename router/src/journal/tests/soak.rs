@@ -5,7 +5,9 @@ use std::time::Instant;
 
 /// Small, so that many times as much goes through in seconds; `JOURNAL_SOAK_MIB` and `JOURNAL_SOAK_TURNS` ask for more.
 const MAX_MIB: u64 = 256;
-const TURNS: u64 = 2;
+const TURNS: u64 = 1;
+/// Of one append: near the bound appends are slowed one by one, so many small ones would take minutes.
+const APPEND_LEN: usize = 2 << 20;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
@@ -35,8 +37,8 @@ async fn soak(engine: Engine, directory: &Path, drain: Drain, block_len: usize) 
         // Varied lengths, as compression makes them.
         let len = block_len / 2 + random.below(block_len as u64 / 2) as usize;
         let block = block_of(stream, &[contents[random.below(4) as usize][..len].to_vec()]);
-        let append = journal.append(blocks(vec![block; 4]));
-        let mut append = Box::pin(append);
+        let count = APPEND_LEN / block_len;
+        let mut append = Box::pin(journal.append(blocks(vec![block; count])));
         let limit = Instant::now() + DEADLINE;
         loop {
             let full = tokio::select! {
@@ -56,7 +58,7 @@ async fn soak(engine: Engine, directory: &Path, drain: Drain, block_len: usize) 
             }
             assert!(Instant::now() < limit, "no room came back");
         }
-        appended += 4 * len as u64;
+        appended += (count * len) as u64;
     }
     let disk = store::disk_bytes(directory).unwrap();
     println!(
