@@ -153,7 +153,7 @@ data: {at}/edge-data
 schemas: {{ proto_roots: ["{proto}"] }}
 sources:
   files:
-    player: {{ stream: playback, include: ["{at}/logs/*.log"], format: json, poll: 50ms, gather: {{ block_max_age: 200ms }} }}
+    player: {{ stream: playback, include: ["{at}/logs/player.log*"], format: json, poll: 50ms, gather: {{ block_max_age: 200ms }} }}
 streams:
   playback: {{ message: demo.v1.PlaybackEvent }}
 link:

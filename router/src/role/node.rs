@@ -1,6 +1,6 @@
 //! A running node: its parts, started in order and stopped in the other.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ impl Node {
     }
 
     async fn start_sources(&self, settings: &Settings, clock: &Clock) -> anyhow::Result<()> {
-        let mut schemas: HashMap<Arc<str>, Arc<Schema>> = HashMap::new();
+        let mut schemas: BTreeMap<Arc<str>, Arc<Schema>> = BTreeMap::new();
         for stream in &settings.streams {
             schemas.insert(Arc::clone(&stream.name), self.registry.message(&stream.message)?);
         }

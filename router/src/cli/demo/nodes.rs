@@ -184,7 +184,7 @@ fn stream_yaml(input: &Input) -> &'static str {
 fn edge_yaml(directory: &Path, input: &Input, link: u16) -> String {
     let at = directory.display();
     let (include, format) = match input {
-        Input::Generated => (format!("{at}/logs/*.log"), "json"),
+        Input::Generated => (format!("{at}/logs/player.log*"), "json"),
         Input::File(path) => (path.display().to_string(), "line"),
     };
     let (stream, message) = (input.stream(), stream_yaml(input));
