@@ -215,6 +215,8 @@ impl Cycle {
             pending.renames.push(Rename { from: finished.temporary, to: target });
             pending.files.push(finished.file);
         }
+        // Their names, too: once journaled, a file that a power cut takes away stops the sink.
+        pending.sync_directories().inspect_err(|_| pending.delete())?;
         Ok(Done { pending, dead: self.dead })
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{WriterProperties, WriterPropertiesPtr};
 use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::ColumnPath;
 
 use super::Failure;
 use crate::schema::parquet::{Columns, Extra, Plan};
@@ -126,6 +127,8 @@ fn properties() -> WriterPropertiesPtr {
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_created_by(concat!("sluice ", env!("CARGO_PKG_VERSION")).to_owned())
+        // Every id is another one: a dictionary would gather them all and then be thrown away.
+        .set_column_dictionary_enabled(ColumnPath::from("_id"), false)
         .build();
     Arc::new(properties)
 }

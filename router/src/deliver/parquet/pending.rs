@@ -99,7 +99,6 @@ impl Pending {
 
     /// Makes the files visible, durably. Done again after a crash or an error, it goes on where it was.
     pub(super) fn rename(&self) -> Result<(), Failure> {
-        let mut directories = BTreeSet::new();
         for Rename { from, to } in &self.renames {
             match fs::rename(from, to) {
                 Ok(()) => {}
@@ -108,8 +107,13 @@ impl Pending {
                 Err(error) if error.kind() == ErrorKind::NotFound => return Err(gone(from, to)),
                 Err(source) => return Err(Failure::Io { operation: "rename", path: from.clone(), source }),
             }
-            directories.extend(to.parent());
         }
+        self.sync_directories()
+    }
+
+    /// Makes the files' names durable, whichever they have.
+    pub(super) fn sync_directories(&self) -> Result<(), Failure> {
+        let directories: BTreeSet<&Path> = self.renames.iter().filter_map(|rename| rename.to.parent()).collect();
         directories.into_iter().try_for_each(sync_directory)
     }
 }

@@ -9,6 +9,9 @@ use super::plan::{Leaf, Plan};
 use super::{Extra, shred};
 use crate::schema::Error;
 
+/// Values of bytes, or nulls, handed to the encoder at once.
+const BYTES_AT_ONCE: usize = 1_024;
+
 /// Records of one schema, shredded into columns.
 #[derive(Debug)]
 pub struct Columns {
@@ -209,15 +212,44 @@ impl Column {
             Values::Int64(values) => self.write_values::<Int64Type>(writer, values),
             Values::Float(values) => self.write_values::<FloatType>(writer, values),
             Values::Double(values) => self.write_values::<DoubleType>(writer, values),
-            Values::Bytes { joined, ends } => {
-                // One allocation for all values; each then is a slice of it.
-                let joined = bytes::Bytes::copy_from_slice(joined);
-                let starts = std::iter::once(0).chain(ends.iter().copied());
-                let values: Vec<ByteArray> =
-                    starts.zip(ends).map(|(start, &end)| ByteArray::from(joined.slice(start..end))).collect();
-                self.write_values::<ByteArrayType>(writer, &values)
-            }
+            Values::Bytes { joined, ends } => self.write_bytes(writer, joined, ends),
         }
+    }
+
+    /// Some rows at a time: the encoder wants each value as a buffer of its own, which takes four words beside its
+    /// bytes, and a row group may hold millions of short ones.
+    fn write_bytes(
+        &self,
+        writer: &mut SerializedColumnWriter<'_>,
+        joined: &[u8],
+        ends: &[usize],
+    ) -> Result<(), ParquetError> {
+        let Leaf { definition_max, repetition_max, .. } = self.leaf;
+        let count = if definition_max > 0 { self.definitions.len() } else { ends.len() };
+        let (mut at, mut value, mut start) = (0, 0, 0);
+        while at < count {
+            let mut end = count.min(at + BYTES_AT_ONCE);
+            // A batch begins with a row.
+            while repetition_max > 0 && end < count && self.repetitions[end] > 0 {
+                end += 1;
+            }
+            let value_end = match definition_max {
+                0 => end,
+                there => value + self.definitions[at..end].iter().filter(|level| **level == there).count(),
+            };
+            let some = &ends[value..value_end];
+            let stop = some.last().copied().unwrap_or(start);
+            // One allocation for all values; each then is a slice of it.
+            let copy = bytes::Bytes::copy_from_slice(&joined[start..stop]);
+            let starts = std::iter::once(start).chain(some.iter().copied());
+            let values: Vec<ByteArray> =
+                starts.zip(some).map(|(from, to)| ByteArray::from(copy.slice(from - start..to - start))).collect();
+            let definitions = (definition_max > 0).then(|| &self.definitions[at..end]);
+            let repetitions = (repetition_max > 0).then(|| &self.repetitions[at..end]);
+            writer.typed::<ByteArrayType>().write_batch(&values, definitions, repetitions)?;
+            (at, value, start) = (end, value_end, stop);
+        }
+        Ok(())
     }
 
     fn write_values<T: DataType>(

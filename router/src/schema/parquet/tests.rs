@@ -450,3 +450,29 @@ message record {
     let names: Vec<&str> = clash.schema().get_fields().iter().map(|field| field.name()).collect();
     assert_eq!(names, ["_id_", "_agent_", "_id", "_received_at", "_agent"]);
 }
+
+#[test]
+fn more_texts_than_are_written_at_once_keep_their_rows() {
+    let descriptor = message("t.All");
+    let texts = |row: usize| (0..row % 7).map(|text| format!("{row}-{text}")).collect::<Vec<String>>();
+    let plan = Plan::new(&descriptor).unwrap();
+    let properties = Arc::new(WriterProperties::builder().build());
+    let mut writer = SerializedFileWriter::new(Vec::new(), plan.schema().clone(), properties).unwrap();
+    let mut columns = Columns::new(&plan);
+    for row in 0..5_000 {
+        let message: Vec<u8> = texts(row).iter().flat_map(|text| wire(22, 2, text.as_bytes())).collect();
+        columns.push(&plan, &message, EXTRA).unwrap();
+    }
+    columns.write(&mut writer).unwrap();
+    let file = bytes::Bytes::from(writer.into_inner().unwrap());
+    let rows = SerializedFileReader::new(file).unwrap();
+    let mut count = 0;
+    for (row, read) in rows.get_row_iter(None).unwrap().enumerate() {
+        let read = read.unwrap();
+        let (_, column) = read.get_column_iter().find(|(name, _)| *name == "texts").unwrap();
+        let expected = texts(row).into_iter().map(Shape::Leaf).collect();
+        assert_eq!(found(column), Shape::List(expected), "row {row}");
+        count += 1;
+    }
+    assert_eq!(count, 5_000);
+}
