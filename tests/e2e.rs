@@ -37,7 +37,8 @@ struct Rig {
 impl Rig {
     fn start() -> Rig {
         let directory = tempfile::tempdir().expect("a temporary folder");
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
         let elastic = runtime.block_on(Elastic::start());
         let at = directory.path();
         let pki = at.join("pki");
@@ -109,7 +110,8 @@ fn in_flight(books: &serde_json::Value) -> u64 {
     let streams = books["streams"].as_object().into_iter().flat_map(|streams| streams.values());
     let waiting = streams.map(|stream| {
         let sinks = stream["sinks"].as_object().into_iter().flat_map(|sinks| sinks.values());
-        stream["undecided"].as_u64().unwrap_or(1) + sinks.map(|sink| sink["in_flight"].as_u64().unwrap_or(1)).sum::<u64>()
+        stream["undecided"].as_u64().unwrap_or(1)
+            + sinks.map(|sink| sink["in_flight"].as_u64().unwrap_or(1)).sum::<u64>()
     });
     waiting.sum()
 }
@@ -379,7 +381,8 @@ fn a_cut_link_and_a_sink_that_is_down_cost_only_time() {
 
     rig.cable.cut();
     writer.write(chunk, &mut random);
-    let received = |node: &Node| node.ledger().and_then(|books| books["streams"]["playback"]["received"]["edge-1"].as_u64());
+    let received =
+        |node: &Node| node.ledger().and_then(|books| books["streams"]["playback"]["received"]["edge-1"].as_u64());
     wait_until(Duration::from_secs(60), "the edge to journal what it cannot send", || {
         received(&rig.edge) == Some(writer.written.good)
     });
@@ -414,7 +417,12 @@ fn a_run_without_faults_is_complete_and_says_what_it_cost() {
     let unique = writer.written.ids.len();
     wait_until(Duration::from_secs(600), "all documents", || rig.elastic.documents() >= unique);
     let seconds = started.elapsed().as_secs_f64();
-    let bytes: u64 = std::fs::read_dir(rig.logs()).expect("log folder").flatten().filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum();
+    let bytes: u64 = std::fs::read_dir(rig.logs())
+        .expect("log folder")
+        .flatten()
+        .filter_map(|f| f.metadata().ok())
+        .map(|m| m.len())
+        .sum();
     let megabytes = bytes as f64 / 1e6;
     println!(
         "{count} lines, {megabytes:.0} MB in {seconds:.1} s: {:.1} MB/s; CPU seconds: edge {:.1}, central {:.1}; peak memory MiB: edge {}, central {}",

@@ -29,8 +29,11 @@ pub use lane::{Kind, Lane};
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
+/// A sink by the name that its cursor and the ledger know.
+pub type NamedSink = (Arc<str>, Box<dyn Sink>);
+
 /// Starts a lane's decider (unless only raw blocks are wanted) and one task for each sink.
-pub fn start(lane: &Arc<Lane>, sinks: Vec<(Arc<str>, Box<dyn Sink>)>, tasks: &Tasks) -> Result<(), deliver::Error> {
+pub fn start(lane: &Arc<Lane>, sinks: Vec<NamedSink>, tasks: &Tasks) -> Result<(), deliver::Error> {
     for (name, sink) in sinks {
         let feed = LaneFeed::open(Arc::clone(lane), Arc::clone(&name), tasks.stop().clone())?;
         tasks.spawn("sink", run_sink(name, sink, feed, tasks.stop().clone()));

@@ -146,7 +146,8 @@ impl Node {
     /// Warnings and errors that the test did not announce.
     pub fn unannounced(&self, announced: &[&str]) -> Vec<String> {
         let text = self.log_text();
-        let loud = text.lines().filter(|line| line.contains(" WARN ") || line.contains("ERROR") || line.contains("panicked"));
+        let loud =
+            text.lines().filter(|line| line.contains(" WARN ") || line.contains("ERROR") || line.contains("panicked"));
         loud.filter(|line| !announced.iter().any(|part| line.contains(part))).map(str::to_owned).collect()
     }
 }

@@ -11,7 +11,6 @@
 //! nothing can be changed. Always: one request a connection, so that a connection ends within `CONNECTION_MAX` whatever
 //! its client does, and at most `CONNECTIONS_MAX` at once; more wait in the listener's backlog.
 
-
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -135,7 +135,8 @@ impl Demo {
         let mut generator = Generator::create(&self.directory.join("logs"))?;
         let end = Instant::now() + self.seconds;
         while Instant::now() < end {
-            let ahead = generator.written().lines.saturating_sub(read_lines(&nodes.edge_ledger()?, self.input.stream()));
+            let ahead =
+                generator.written().lines.saturating_sub(read_lines(&nodes.edge_ledger()?, self.input.stream()));
             match ahead < generator::AHEAD_MAX_LINES {
                 true => generator.write_some()?,
                 false => std::thread::sleep(LOOK_EVERY),
@@ -168,7 +169,10 @@ impl Demo {
             }
             if Instant::now() > end {
                 let (edge, central) = (serde_json::to_string(&edge)?, serde_json::to_string(&central)?);
-                bail!("waited {SETTLE_MAX:?} for {} lines to be delivered; edge: {edge}; central: {central}", written.lines);
+                bail!(
+                    "waited {SETTLE_MAX:?} for {} lines to be delivered; edge: {edge}; central: {central}",
+                    written.lines
+                );
             }
             nodes.check_alive()?;
             std::thread::sleep(LOOK_EVERY);
@@ -182,7 +186,8 @@ fn read_lines(edge: &Ledger, stream: &str) -> u64 {
 }
 
 fn in_flight(ledger: &Ledger) -> u64 {
-    let sinks = |stream: &crate::fleet::ledger::StreamLedger| stream.sinks.values().map(|sink| sink.in_flight).sum::<u64>();
+    let sinks =
+        |stream: &crate::fleet::ledger::StreamLedger| stream.sinks.values().map(|sink| sink.in_flight).sum::<u64>();
     ledger.streams.values().map(|stream| stream.undecided + sinks(stream)).sum()
 }
 

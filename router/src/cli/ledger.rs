@@ -57,17 +57,8 @@ pub fn fetch(admin: &str) -> anyhow::Result<Ledger> {
 
 /// The ledger for people: a table of streams, then one of their sinks.
 fn table(ledger: &Ledger) -> String {
-    let mut streams = vec![row(&[
-        "STREAM",
-        "RECEIVED",
-        "SPLIT",
-        "KEPT",
-        "FILTERED",
-        "DUPLICATE",
-        "DEAD",
-        "UNDECIDED",
-        "REFUSED",
-    ])];
+    let mut streams =
+        vec![row(&["STREAM", "RECEIVED", "SPLIT", "KEPT", "FILTERED", "DUPLICATE", "DEAD", "UNDECIDED", "REFUSED"])];
     let mut sinks = vec![row(&["STREAM", "SINK", "KEPT", "DELIVERED", "DEAD", "IN FLIGHT", "SKIPPED"])];
     for (name, stream) in &ledger.streams {
         streams.push(stream_row(name, stream));
@@ -123,7 +114,8 @@ mod tests {
             refused: 3,
             kept: 999_000,
             duplicate: 1_000,
-            sinks: [("archive".to_owned(), sink(999_000, 0, 0)), ("search".to_owned(), sink(900_000, 1, 98_998))].into(),
+            sinks: [("archive".to_owned(), sink(999_000, 0, 0)), ("search".to_owned(), sink(900_000, 1, 98_998))]
+                .into(),
             ..StreamLedger::default()
         };
         let streams = [("playback".to_owned(), stream)].into();

@@ -28,6 +28,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::telemetry::LogFormat;
 use crate::{admin, deliver, ingest, journal, process, schema};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,13 +39,6 @@ pub enum Role {
     Central,
     /// Everything in one process, no link.
     Solo,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum LogFormat {
-    #[default]
-    Text,
-    Json,
 }
 
 /// All of a node's settings, checked.

@@ -72,7 +72,12 @@ pub trait Sink: Send {
 pub enum Error {
     /// The journal failed: the node stops.
     #[error("commit progress of sink {sink} on stream {stream}")]
-    Journal { sink: Arc<str>, stream: Arc<str>, #[source] source: crate::journal::Error },
+    Journal {
+        sink: Arc<str>,
+        stream: Arc<str>,
+        #[source]
+        source: crate::journal::Error,
+    },
     /// Processing cannot go on (a plugin policy says halt): retried by the pipeline, never by a sink.
     #[error("process stream {stream}: {reason}")]
     Process { stream: Arc<str>, reason: String },

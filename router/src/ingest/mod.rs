@@ -28,15 +28,32 @@ use crate::journal;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("listen for records on {listen}")]
-    Listen { listen: SocketAddr, #[source] source: std::io::Error },
+    Listen {
+        listen: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("read pattern {pattern:?} of file source {name}")]
-    Pattern { name: Arc<str>, pattern: String, #[source] source: glob::PatternError },
+    Pattern {
+        name: Arc<str>,
+        pattern: String,
+        #[source]
+        source: glob::PatternError,
+    },
     /// The journal was written by a newer build, or is damaged. Starting anyway would read every file again.
     #[error("read position {id} of a file: {reason}")]
     Position { id: Arc<str>, reason: String },
     #[error("make a block of stream {stream}")]
-    Block { stream: Arc<str>, #[source] source: journal::BlockError },
+    Block {
+        stream: Arc<str>,
+        #[source]
+        source: journal::BlockError,
+    },
     /// Nothing further of this source is durable.
     #[error("store records of stream {stream}")]
-    Store { stream: Arc<str>, #[source] source: journal::Error },
+    Store {
+        stream: Arc<str>,
+        #[source]
+        source: journal::Error,
+    },
 }

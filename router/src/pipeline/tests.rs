@@ -121,7 +121,10 @@ async fn a_feed_ends_when_the_node_stops_and_goes_back_when_told() {
     let first = next(&mut feed).await;
     feed.rewind(1);
     let again = next(&mut feed).await;
-    assert_eq!(first[0].records.iter().map(|row| row.id).collect::<Vec<_>>(), again[0].records.iter().map(|row| row.id).collect::<Vec<_>>());
+    assert_eq!(
+        first[0].records.iter().map(|row| row.id).collect::<Vec<_>>(),
+        again[0].records.iter().map(|row| row.id).collect::<Vec<_>>()
+    );
     tasks.stop().cancel();
     while tokio::time::timeout(WAIT, feed.next(1)).await.expect("an answer in time").unwrap().is_some() {}
     assert!(tasks.shut_down(WAIT).await);

@@ -135,8 +135,7 @@ impl Processor {
         let instances = self.instances(work.schema)?;
         let failed = |source| Error::Plugin { stream: Arc::clone(&stream), source };
         for transform in &mut instances.transforms {
-            let output =
-                transform.run(work.seq, work.block.first_received_nanos, list.passing()).map_err(failed)?;
+            let output = transform.run(work.seq, work.block.first_received_nanos, list.passing()).map_err(failed)?;
             list.transform(&stage(transform.plugin()), &output);
         }
         Ok(list)

@@ -12,6 +12,7 @@ use crate::deliver::parquet::ParquetSink;
 use crate::deliver::stdout::StdoutSink;
 use crate::deliver::{self, Sink};
 use crate::journal::Journal;
+use crate::pipeline::NamedSink;
 use crate::schema::registry::Registry;
 use crate::tasks::Tasks;
 
@@ -45,11 +46,7 @@ pub(super) fn link(
 }
 
 /// Makes a stream's sinks.
-pub(super) fn build(
-    settings: &Settings,
-    stream: &Stream,
-    link: Option<&Link>,
-) -> anyhow::Result<Vec<(Arc<str>, Box<dyn Sink>)>> {
+pub(super) fn build(settings: &Settings, stream: &Stream, link: Option<&Link>) -> anyhow::Result<Vec<NamedSink>> {
     if let Some(link) = link {
         let name: Arc<str> = Arc::from(LINK);
         return Ok(vec![(Arc::clone(&name), Box::new(link.sink(name)))]);

@@ -69,8 +69,16 @@ impl fmt::Display for Report {
         let megabytes = self.written.bytes as f64 / 1e6;
         let seconds = self.elapsed.as_secs_f64();
         let rate = megabytes / seconds;
-        writeln!(f, "  {megabytes:.0} MB from log to Parquet in {seconds:.1} s: {rate:.1} MB/s, both nodes and the writer on this machine")?;
-        writeln!(f, "\n  {} Parquet files in {}; query them with one of:", self.archived.files, self.archive.display())?;
+        writeln!(
+            f,
+            "  {megabytes:.0} MB from log to Parquet in {seconds:.1} s: {rate:.1} MB/s, both nodes and the writer on this machine"
+        )?;
+        writeln!(
+            f,
+            "\n  {} Parquet files in {}; query them with one of:",
+            self.archived.files,
+            self.archive.display()
+        )?;
         let files = format!("{}/*/*.parquet", self.archive.display());
         match self.stream {
             "playback" => {
@@ -80,7 +88,9 @@ impl fmt::Display for Report {
         }
         writeln!(f, "    python3 -c \"import pandas; print(pandas.read_parquet('{}'))\"", self.archive.display())?;
         match self.problems.is_empty() {
-            true => writeln!(f, "\n  The numbers balance: every line read is accounted for, and none was delivered twice."),
+            true => {
+                writeln!(f, "\n  The numbers balance: every line read is accounted for, and none was delivered twice.")
+            }
             false => self.problems.iter().try_for_each(|problem| writeln!(f, "  DOES NOT BALANCE: {problem}")),
         }
     }

@@ -273,13 +273,8 @@ impl Writer<'_> {
         }
         let state = self.state.encode().map_err(|reason| self.stopped(reason))?;
         let unsaved = std::mem::take(&mut self.unsaved);
-        let dead = unsaved.dead.len() as u64;
         let progress = Progress { next: self.next, state, delivered: unsaved.delivered, dead: unsaved.dead };
-        self.feed.commit(progress).await?;
-        let labels = [("stream", &**self.feed.stream()), ("sink", &*self.sink)];
-        telemetry::DELIVER_RECORDS.add(unsaved.delivered, &labels);
-        telemetry::DELIVER_DEAD.add(dead, &labels);
-        Ok(())
+        self.feed.commit(progress).await
     }
 
     fn stopped(&self, reason: String) -> Error {

@@ -35,7 +35,6 @@ use self::nodes::Nodes;
 use super::outage::Outage;
 use super::{Error, Feed, Progress, Sink};
 use crate::tasks::Stop;
-use crate::telemetry;
 
 /// Time that requests in flight get to finish after the node was asked to stop. What is cut off then is in doubt and
 /// is sent again at the next start.
@@ -124,14 +123,9 @@ impl ElasticsearchSink {
     }
 
     async fn commit(&self, feed: &mut dyn Feed, delivered: Delivered) -> Result<(), Error> {
-        let stream = feed.stream().clone();
-        let labels = [("stream", &*stream), ("sink", &*self.name)];
-        let (records, dead) = (delivered.records, delivered.dead.len() as u64);
         let state = feed.cursor().state;
-        feed.commit(Progress { next: delivered.next, state, delivered: records, dead: delivered.dead }).await?;
-        telemetry::DELIVER_RECORDS.add(records, &labels);
-        telemetry::DELIVER_DEAD.add(dead, &labels);
-        Ok(())
+        let Delivered { next, records, dead, .. } = delivered;
+        feed.commit(Progress { next, state, delivered: records, dead }).await
     }
 }
 
