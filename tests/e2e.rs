@@ -3,6 +3,8 @@
 //!
 //! `E2E_SEED` repeats a run; `E2E_LINES` makes it longer (`make e2e LINES=1000000` is the long campaign).
 
+#![allow(clippy::unwrap_used)] // in a test, a panic is how it fails
+
 #[path = "fakes/mod.rs"]
 mod fakes;
 #[path = "harness/mod.rs"]

@@ -4,6 +4,8 @@
 //!
 //! `CRASH_KILLS` (per engine, default 20) and `CRASH_SEED` (default: drawn and printed) choose the campaign.
 
+#![allow(clippy::unwrap_used)] // in a test, a panic is how it fails
+
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
