@@ -35,45 +35,7 @@ fn expand(kind: Kind, args: TokenStream, item: TokenStream) -> Result<TokenStrea
         Some(path) => quote!(::sluice_plugin::__rt::with(__setup, #path)),
         None => quote!(::sluice_plugin::__rt::plain(__setup)),
     };
-    let name = &function.sig.ident;
-    // The names of parameters stand out of the way: the function may be called `key` or `record`.
-    let (interface, apply, export, word) = match kind {
-        Kind::Transform => (
-            quote!(Transform),
-            quote! {
-                fn apply(
-                    __state: &#state,
-                    __record: &mut ::sluice_plugin::Record<'_>,
-                ) -> ::sluice_plugin::Result<::sluice_plugin::Action> {
-                    #name(__state, __record)
-                }
-            },
-            quote! {
-                ::sluice_plugin::__rt::transform_bindings::export_transform!(
-                    SluicePlugin with_types_in ::sluice_plugin::__rt::transform_bindings
-                );
-            },
-            "transform",
-        ),
-        Kind::Dedup => (
-            quote!(Dedup),
-            quote! {
-                fn key(
-                    __state: &#state,
-                    __record: &mut ::sluice_plugin::Record<'_>,
-                    __key: &mut ::sluice_plugin::Key,
-                ) -> ::sluice_plugin::Result<()> {
-                    #name(__state, __record, __key)
-                }
-            },
-            quote! {
-                ::sluice_plugin::__rt::dedup_bindings::export_dedup!(
-                    SluicePlugin with_types_in ::sluice_plugin::__rt::dedup_bindings
-                );
-            },
-            "dedup",
-        ),
-    };
+    let Parts { interface, apply, export, word } = parts(kind, &function.sig.ident, &state);
     let manifest = manifest(word);
     let manifest_len = manifest.len();
     let manifest = Literal::byte_string(manifest.as_bytes());
@@ -110,6 +72,59 @@ fn expand(kind: Kind, args: TokenStream, item: TokenStream) -> Result<TokenStrea
             };
         };
     })
+}
+
+/// What differs between the kinds.
+struct Parts {
+    /// Trait that the plugin implements.
+    interface: TokenStream,
+    /// Its method that calls the function.
+    apply: TokenStream,
+    /// The component's exports.
+    export: TokenStream,
+    /// The kind in the manifest.
+    word: &'static str,
+}
+
+fn parts(kind: Kind, name: &syn::Ident, state: &Type) -> Parts {
+    // The names of parameters stand out of the way: the function may be called `key` or `record`.
+    match kind {
+        Kind::Transform => Parts {
+            interface: quote!(Transform),
+            apply: quote! {
+                fn apply(
+                    __state: &#state,
+                    __record: &mut ::sluice_plugin::Record<'_>,
+                ) -> ::sluice_plugin::Result<::sluice_plugin::Action> {
+                    #name(__state, __record)
+                }
+            },
+            export: quote! {
+                ::sluice_plugin::__rt::transform_bindings::export_transform!(
+                    SluicePlugin with_types_in ::sluice_plugin::__rt::transform_bindings
+                );
+            },
+            word: "transform",
+        },
+        Kind::Dedup => Parts {
+            interface: quote!(Dedup),
+            apply: quote! {
+                fn key(
+                    __state: &#state,
+                    __record: &mut ::sluice_plugin::Record<'_>,
+                    __key: &mut ::sluice_plugin::Key,
+                ) -> ::sluice_plugin::Result<()> {
+                    #name(__state, __record, __key)
+                }
+            },
+            export: quote! {
+                ::sluice_plugin::__rt::dedup_bindings::export_dedup!(
+                    SluicePlugin with_types_in ::sluice_plugin::__rt::dedup_bindings
+                );
+            },
+            word: "dedup",
+        },
+    }
 }
 
 /// The manifest: what `sluice plugin inspect` shows without running the plugin.
