@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use fakes::bigquery::BigQuery;
 use fakes::elastic::Elastic;
 use harness::{Node, Random, free_port, sluice, wait_until, workspace};
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
@@ -31,17 +32,20 @@ struct Rig {
     directory: tempfile::TempDir,
     runtime: tokio::runtime::Runtime,
     elastic: Elastic,
+    /// Present where the stream goes to a warehouse as well.
+    warehouse: Option<BigQuery>,
     edge: Node,
     central: Node,
     cable: Cable,
 }
 
 impl Rig {
-    fn start() -> Rig {
+    fn start(with_warehouse: bool) -> Rig {
         let directory = tempfile::tempdir().expect("a temporary folder");
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
         let elastic = runtime.block_on(Elastic::start());
+        let warehouse = with_warehouse.then(|| runtime.block_on(BigQuery::start()));
         let at = directory.path();
         let pki = at.join("pki");
         sluice(&["pki", "init", "--dir", text(&pki), "--name", "localhost"]);
@@ -49,9 +53,9 @@ impl Rig {
         std::fs::create_dir(at.join("logs")).expect("log folder");
         let central_port = free_port();
         let cable = Cable::lay(SocketAddr::from(([127, 0, 0, 1], central_port)));
-        let central = Node::new(at, "central", &central_yaml(at, central_port, &elastic.url));
+        let central = Node::new(at, "central", &central_yaml(at, central_port, &elastic.url, warehouse.as_ref()));
         let edge = Node::new(at, "edge", &edge_yaml(at, cable.address.port()));
-        let mut rig = Rig { directory, runtime, elastic, edge, central, cable };
+        let mut rig = Rig { directory, runtime, elastic, warehouse, edge, central, cable };
         rig.central.start();
         rig.edge.start();
         rig.central.wait_ready();
@@ -82,6 +86,9 @@ impl Rig {
         assert_eq!(at_central["kept"], unique, "{central:#}");
         assert_eq!(at_central["duplicate"], written.good - unique as u64, "{central:#}");
         check_ids("elasticsearch", written, self.elastic_ids());
+        if let Some(warehouse) = &self.warehouse {
+            check_ids("bigquery", written, warehouse_ids(warehouse));
+        }
         assert_eq!(self.central.stop().code(), Some(0), "{}", self.central.log_tail());
         assert_eq!(self.edge.stop().code(), Some(0), "{}", self.edge.log_tail());
         check_ids("parquet", written, parquet_ids(&self.directory.path().join("parquet")));
@@ -148,6 +155,17 @@ fn parquet_ids(directory: &Path) -> HashMap<String, u32> {
     ids
 }
 
+fn warehouse_ids(warehouse: &BigQuery) -> HashMap<String, u32> {
+    let store = warehouse.store();
+    assert_eq!(store.violations, Vec::<String>::new());
+    let mut ids = HashMap::new();
+    for row in store.rows.values().flat_map(HashMap::values).flatten() {
+        let id = row["event_id"].as_str().expect("every row has its id");
+        *ids.entry(id.to_owned()).or_default() += 1;
+    }
+    ids
+}
+
 fn edge_yaml(at: &Path, link_port: u16) -> String {
     let (at, proto) = (at.display(), workspace().join("config/proto"));
     format!(
@@ -171,8 +189,15 @@ link:
     )
 }
 
-fn central_yaml(at: &Path, link_port: u16, elastic: &str) -> String {
+fn central_yaml(at: &Path, link_port: u16, elastic: &str, warehouse: Option<&BigQuery>) -> String {
     let (at, proto, plugins) = (at.display(), workspace().join("config/proto"), workspace().join("target/plugins"));
+    let warehouse_sink = warehouse.map_or(String::new(), |fake| {
+        let (rest, grpc) = (&fake.rest_url, &fake.grpc_url);
+        format!(
+            r#"  warehouse: {{ bigquery: {{ project: p, dataset: d, auth: none, rest_url: "{rest}", grpc_url: "{grpc}", timeout: 5s, retry_max: 500ms }} }}"#
+        )
+    });
+    let sinks = if warehouse.is_some() { "archive, search, warehouse" } else { "archive, search" };
     format!(
         r#"role: central
 agent: central-1
@@ -192,10 +217,11 @@ streams:
     dedup:
       plugin: {{ name: dedup-key, path: "{plugins}/dedup-key.wasm", config: {{ fields: [event_id] }} }}
       window: 24h
-    sinks: [archive, search]
+    sinks: [{sinks}]
 sinks:
   archive: {{ parquet: {{ directory: {at}/parquet, file_max: 8MiB, file_max_age: 500ms }} }}
   search: {{ elasticsearch: {{ urls: ["{elastic}"], index: "logs-{{stream}}", timeout: 5s, retry_max: 500ms }} }}
+{warehouse_sink}
 "#,
         proto = proto.display(),
         plugins = plugins.display()
@@ -348,7 +374,7 @@ fn a_while(random: &mut Random, max_ms: u64) {
 #[test]
 fn every_record_arrives_once_though_both_nodes_are_killed_three_times() {
     let mut random = Random::from_environment();
-    let mut rig = Rig::start();
+    let mut rig = Rig::start(true);
     let mut writer = Writer::new(rig.logs());
     let chunk = lines(60_000) / 8;
     // Edge, central, and both at once, in three rounds.
@@ -375,7 +401,7 @@ fn every_record_arrives_once_though_both_nodes_are_killed_three_times() {
 #[test]
 fn a_cut_link_and_a_sink_that_is_down_cost_only_time() {
     let mut random = Random::from_environment();
-    let mut rig = Rig::start();
+    let mut rig = Rig::start(true);
     let mut writer = Writer::new(rig.logs());
     let chunk = lines(40_000) / 4;
     writer.write(chunk, &mut random);
@@ -411,7 +437,7 @@ fn a_cut_link_and_a_sink_that_is_down_cost_only_time() {
 #[test]
 fn a_run_without_faults_is_complete_and_says_what_it_cost() {
     let mut random = Random::from_environment();
-    let mut rig = Rig::start();
+    let mut rig = Rig::start(false);
     let mut writer = Writer::new(rig.logs());
     let count = lines(50_000);
     let started = Instant::now();
