@@ -107,12 +107,12 @@ pub(super) struct Central {
 
 impl Central {
     pub(super) async fn start(pki: &Pki, streams: &[&str]) -> Central {
-        Central::start_with(pki, streams, Registry::load(&schema::Settings::default()).unwrap()).await
+        Central::start_with(pki, streams, Registry::load(&schema::Settings::default()).unwrap(), 1 << 30).await
     }
 
-    pub(super) async fn start_with(pki: &Pki, streams: &[&str], registry: Registry) -> Central {
+    pub(super) async fn start_with(pki: &Pki, streams: &[&str], registry: Registry, max_bytes: u64) -> Central {
         let directory = tempfile::tempdir().unwrap();
-        let journal = Journal::open(journal_settings(directory.path()), Clock::system()).unwrap();
+        let journal = Journal::open(journal_settings(directory.path(), max_bytes), Clock::system()).unwrap();
         journal.put_schema(KNOWN, "test.Known", Bytes::new()).await.unwrap();
         let streams = Arc::new(Mutex::new(streams.iter().map(|&stream| stream.to_owned()).collect()));
         let (tasks, address, running) = serve(pki, &journal, &registry, &streams);
@@ -171,12 +171,12 @@ fn serve(
     (tasks, address, running)
 }
 
-fn journal_settings(directory: &Path) -> journal::Settings {
+fn journal_settings(directory: &Path, max_bytes: u64) -> journal::Settings {
     journal::Settings {
         directory: directory.to_owned(),
         agent: "central".into(),
         engine: journal::Engine::default(),
-        max_bytes: 1 << 30,
+        max_bytes,
         group_max_delay: Duration::from_millis(1),
         group_max_bytes: 1 << 20,
         cache_bytes: 16 << 20,

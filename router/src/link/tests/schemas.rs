@@ -26,9 +26,13 @@ async fn central_learns_a_schema_before_its_first_block_is_durable() {
     let pki = Pki::new(&[AGENT]);
     let (here, there) = (edge_registry(), Registry::load(&Settings::default()).unwrap());
     let schema = here.message("test.Played").unwrap();
-    let mut central = Central::start_with(&pki, &["playback"], there.clone()).await;
-    let mut edge =
-        Edge::start_with(&pki, AGENT, &[central.address], Arc::new(move |fingerprint| here.by_fingerprint(fingerprint)));
+    let mut central = Central::start_with(&pki, &["playback"], there.clone(), 1 << 30).await;
+    let mut edge = Edge::start_with(
+        &pki,
+        AGENT,
+        &[central.address],
+        Arc::new(move |fingerprint| here.by_fingerprint(fingerprint)),
+    );
     let lane = Lane::new((1..=20).map(|seq| block_of(schema.fingerprint, AGENT, "playback", seq, 5)));
     lane.end();
     edge.forward("playback", &lane);
