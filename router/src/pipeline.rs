@@ -20,7 +20,7 @@ use tracing::{error, info};
 
 use crate::deliver::retry::Backoff;
 use crate::deliver::{self, Feed as _, Sink};
-use crate::tasks::{Stop, Tasks};
+use crate::tasks::{self, Stop, Tasks};
 use crate::telemetry;
 
 pub use feed::LaneFeed;
@@ -33,14 +33,18 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 pub type NamedSink = (Arc<str>, Box<dyn Sink>);
 
 /// Starts a lane's decider (unless only raw blocks are wanted) and one task for each sink.
-pub fn start(lane: &Arc<Lane>, sinks: Vec<NamedSink>, tasks: &Tasks) -> Result<(), deliver::Error> {
+pub async fn start(lane: &Arc<Lane>, sinks: Vec<NamedSink>, tasks: &Tasks) -> Result<(), deliver::Error> {
     for (name, sink) in sinks {
         let feed = LaneFeed::open(Arc::clone(lane), Arc::clone(&name), tasks.stop().clone())?;
         tasks.spawn("sink", run_sink(name, sink, feed, tasks.stop().clone()));
     }
-    if lane.kind() == Kind::Processed {
-        let (lane, stop) = (Arc::clone(lane), tasks.stop().clone());
-        tasks.spawn("decide", async move { lane.decide(stop).await });
+    let preparing = Arc::clone(lane);
+    let worker = tasks::blocking(move || preparing.worker()).await.map_err(|source| deliver::Error::Process {
+        stream: Arc::clone(lane.stream()),
+        reason: telemetry::chain(&source).to_string(),
+    })?;
+    if let Some(worker) = worker {
+        tasks.spawn("decide", Arc::clone(lane).decide(worker, tasks.stop().clone()));
     }
     Ok(())
 }

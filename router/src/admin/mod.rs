@@ -6,10 +6,13 @@
 //! | `/readyz` | 200 `{"ready":true}`; 503 with the reasons while starting, stopping or unable to take records |
 //! | `/metrics` | every metric, in Prometheus' text format |
 //! | `/ledger` | what became of every record (see [`Ledger`]), as JSON |
+//! | `/dead?stream=S&limit=N` | dead letters, oldest first, as JSON; what was in them only for clients on this host |
 //!
 //! The node tells its state through [`Status`]; nothing here knows journal or stages. There is no authentication, and
 //! nothing can be changed. Always: one request a connection, so that a connection ends within `CONNECTION_MAX` whatever
 //! its client does, and at most `CONNECTIONS_MAX` at once; more wait in the listener's backlog.
+
+mod dead;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -28,6 +31,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::fleet::ledger::Ledger;
+use crate::record::DeadLetter;
 use crate::tasks::{self, Tasks};
 
 /// Connections served at once: probes, a scraper, an operator or two.
@@ -41,7 +45,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often the recorder folds the samples of histograms, which pile up between scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-const PATHS: &str = "/livez, /readyz, /metrics, /ledger";
+const PATHS: &str = "/livez, /readyz, /metrics, /ledger, /dead";
+/// Dead letters in one answer, unless the request says less.
+const DEAD_LETTERS_MAX: usize = 1000;
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -66,6 +72,8 @@ pub trait Status: Send + Sync {
     fn ready(&self) -> Result<(), Vec<String>>;
     /// May read the journal; runs where blocking is allowed.
     fn ledger(&self) -> Result<Ledger, String>;
+    /// The oldest `limit` dead letters of one stream or of all. As `ledger`, may block.
+    fn dead_letters(&self, stream: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, String>;
 }
 
 #[derive(Clone)]
@@ -112,8 +120,8 @@ async fn accept(listener: TcpListener, admin: Admin, tasks: Tasks) {
             () = stop.cancelled() => return,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let connection = connection(stream, admin.clone(), tasks.clone());
+            Ok((stream, peer)) => {
+                let connection = connection(stream, peer, admin.clone(), tasks.clone());
                 tasks.spawn("admin connection", async move {
                     connection.await;
                     drop(permit);
@@ -128,10 +136,11 @@ async fn accept(listener: TcpListener, admin: Admin, tasks: Tasks) {
 }
 
 /// Serves one request. A client that goes away or dawdles is nobody's error.
-async fn connection(stream: TcpStream, admin: Admin, tasks: Tasks) {
+async fn connection(stream: TcpStream, peer: SocketAddr, admin: Admin, tasks: Tasks) {
+    let peer_is_local = peer.ip().is_loopback();
     let answer = service_fn(move |request: Request<Incoming>| {
         let admin = admin.clone();
-        async move { Ok::<_, Infallible>(admin.answer(request.method(), request.uri().path()).await) }
+        async move { Ok::<_, Infallible>(admin.answer(&request, peer_is_local).await) }
     });
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -145,8 +154,9 @@ async fn connection(stream: TcpStream, admin: Admin, tasks: Tasks) {
 }
 
 impl Admin {
-    async fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        if !["/livez", "/readyz", "/metrics", "/ledger"].contains(&path) {
+    async fn answer(&self, request: &Request<Incoming>, peer_is_local: bool) -> Response<Full<Bytes>> {
+        let (method, path) = (request.method(), request.uri().path());
+        if !PATHS.split(", ").any(|known| known == path) {
             return text(StatusCode::NOT_FOUND, format!("not found; there are {PATHS}\n"));
         }
         if method != Method::GET && method != Method::HEAD {
@@ -167,7 +177,26 @@ impl Admin {
                 let metrics = self.metrics.clone();
                 text(StatusCode::OK, tasks::blocking(move || metrics.render()).await)
             }
+            "/dead" => self.dead(request.uri().query().unwrap_or_default(), peer_is_local).await,
             _ => self.ledger().await,
+        }
+    }
+
+    async fn dead(&self, query: &str, peer_is_local: bool) -> Response<Full<Bytes>> {
+        let value = |name: &str| query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name);
+        let stream = value("stream").map(|(_, stream)| stream.to_owned());
+        let limit = match value("limit").map(|(_, limit)| limit.parse::<usize>()) {
+            None => DEAD_LETTERS_MAX,
+            Some(Ok(limit)) => limit.min(DEAD_LETTERS_MAX),
+            Some(Err(_)) => return text(StatusCode::BAD_REQUEST, "limit is not a number\n".to_owned()),
+        };
+        let status = self.status.clone();
+        match tasks::blocking(move || status.dead_letters(stream.as_deref(), limit)).await {
+            Ok(letters) => {
+                let letters: Vec<Value> = letters.iter().map(|letter| dead::to_json(letter, peer_is_local)).collect();
+                json(StatusCode::OK, &json!({ "dead_letters": letters }))
+            }
+            Err(reason) => json(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "reasons": [reason] })),
         }
     }
 

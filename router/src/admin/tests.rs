@@ -23,6 +23,20 @@ impl Status for Said {
     fn ledger(&self) -> Result<Ledger, String> {
         self.ledger.clone()
     }
+
+    fn dead_letters(&self, stream: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, String> {
+        let letter = |text: &'static [u8], id| DeadLetter {
+            stream: stream.unwrap_or("all").into(),
+            stage: "parse".into(),
+            reason: "no JSON".to_owned(),
+            id,
+            schema: None,
+            received_nanos: 1_790_000_000_000_000_000,
+            bytes: Bytes::from_static(text),
+        };
+        let id = crate::record::RecordId([1; 16]);
+        Ok(vec![letter(b"{cut", None), letter(&[0xff, 1], Some(id))].into_iter().take(limit).collect())
+    }
 }
 
 fn well() -> Said {
@@ -156,4 +170,21 @@ async fn a_taken_port_is_named() {
     let handle = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
     let error = serve(&Settings { listen: address }, said, handle, &tasks).await.unwrap_err();
     assert_eq!(error.to_string(), format!("listen on {address} (admin.listen)"));
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_with_reason_and_content() {
+    let (address, _, _tasks) = start(well()).await;
+    let (status, _, body) = get(address, "/dead?stream=playback&limit=5").await;
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let expected = serde_json::json!({ "dead_letters": [
+        { "stream": "playback", "stage": "parse", "reason": "no JSON", "received_at": "2026-09-21T14:13:20Z",
+          "length": 4, "text": "{cut" },
+        { "stream": "playback", "stage": "parse", "reason": "no JSON", "received_at": "2026-09-21T14:13:20Z",
+          "length": 2, "id": "AQEBAQEBAQEBAQEBAQEBAQ", "base64": "/wE=" },
+    ] });
+    assert_eq!((status, body), (200, expected));
+    assert_eq!(get(address, "/dead?limit=many").await.0, 400);
+    let hidden = dead::to_json(&well().dead_letters(None, 1).unwrap()[0], false);
+    assert_eq!(hidden.get("text"), None, "not for clients of other hosts");
 }

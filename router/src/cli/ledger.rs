@@ -1,19 +1,12 @@
 //! `sluice ledger`: asks a running node what became of every record, and prints it as a table.
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpStream, ToSocketAddrs as _};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
+use super::ask::get;
 use super::exit::Exit;
 use crate::fleet::ledger::{Ledger, StreamLedger};
-
-/// Longest wait for the node to take the connection, and for each part of its answer.
-const WAIT_MAX: Duration = Duration::from_secs(10);
-/// Largest answer: some 100,000 streams.
-const ANSWER_MAX_BYTES: u64 = 64 << 20;
 
 /// Arguments of `sluice ledger`.
 #[derive(Debug, clap::Args)]
@@ -38,21 +31,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// Asks the node whose admin port is at `admin`.
 pub fn fetch(admin: &str) -> anyhow::Result<Ledger> {
-    let address = admin.to_socket_addrs().context("resolve address")?.next().context("resolve address: none found")?;
-    let mut stream = TcpStream::connect_timeout(&address, WAIT_MAX).context("connect (is the node up?)")?;
-    stream.set_read_timeout(Some(WAIT_MAX))?;
-    stream.set_write_timeout(Some(WAIT_MAX))?;
-    // Version 1.0: the answer comes whole, and ends with the connection.
-    let request = format!("GET /ledger HTTP/1.0\r\nhost: {admin}\r\n\r\n");
-    stream.write_all(request.as_bytes()).context("send request")?;
-    let mut answer = String::new();
-    stream.take(ANSWER_MAX_BYTES).read_to_string(&mut answer).context("read answer")?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("read answer: it is cut short")?;
-    let status = head.split(' ').nth(1).unwrap_or_default();
-    if status != "200" {
-        bail!("the node answered {status}: {}", body.trim_end());
-    }
-    serde_json::from_str(body).context("read answer: it is no ledger")
+    serde_json::from_str(&get(admin, "/ledger")?).context("read answer: it is no ledger")
 }
 
 /// The ledger for people: a table of streams, then one of their sinks.
@@ -104,6 +83,8 @@ fn aligned(rows: &[Vec<String>], names: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
     use crate::fleet::ledger::SinkLedger;
 

@@ -1,7 +1,9 @@
 //! Arguments -> settings -> run -> exit code. Nothing else reads the command line.
 
+mod ask;
 pub mod check;
 pub mod config_schema;
+pub mod dead;
 pub mod demo;
 mod exit;
 pub mod ledger;
@@ -44,6 +46,8 @@ enum Command {
     Config(config_schema::Args),
     /// Prints what became of every record of a running node
     Ledger(ledger::Args),
+    /// Shows what a running node refused for good, and why
+    Dead(dead::Args),
     /// Runs an edge and a central on this machine and shows that every record arrives
     Demo(demo::Args),
 }
@@ -56,6 +60,7 @@ Examples:
   sluice pki init && sluice pki agent edge-1
                                           Certificates for central and for an edge.
   sluice ledger --admin 127.0.0.1:9600    Is every record accounted for?
+  sluice dead list                        What was refused, and why?
   sluice config schema > sluice.json      JSON Schema, for completion in editors.";
     format!("{examples}\n\n{}", exit::TABLE)
 }
@@ -92,6 +97,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Plugin(args) => plugin::run(args),
         Command::Config(args) => config_schema::run(args),
         Command::Ledger(args) => ledger::run(args),
+        Command::Dead(args) => dead::run(args),
         Command::Demo(args) => demo::run(args),
     }
 }
@@ -134,6 +140,8 @@ mod tests {
             "sluice config schema",
             "sluice ledger",
             "sluice ledger --admin localhost:1",
+            "sluice dead list --stream s --reason x --limit 3",
+            "sluice dead show",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

@@ -20,7 +20,7 @@ use crate::telemetry;
 /// Stored bytes of blocks that are decided in one commit.
 const DECIDE_MAX_BYTES: usize = 1 << 20;
 /// Rows kept in memory for sinks that keep up.
-const RECENT_MAX_BYTES: usize = 32 << 20;
+const RECENT_MAX_BYTES: usize = 16 << 20;
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(15);
 
@@ -176,15 +176,7 @@ impl Lane {
     }
 
     /// Decides blocks in order until `stop`. What cannot be processed is tried again, and everything behind it waits.
-    pub(super) async fn decide(self: Arc<Self>, stop: Stop) {
-        let Some(recipe) = self.recipe.clone() else { return };
-        let mut worker = match self.worker(recipe) {
-            Ok(worker) => worker,
-            Err(reason) => {
-                error!(stream = %self.stream, error = %telemetry::chain(&reason), "processing did not start");
-                return;
-            }
-        };
+    pub(super) async fn decide(self: Arc<Self>, mut worker: Worker, stop: Stop) {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX, 1);
         let mut end = self.journal.end(&self.stream);
         let mut next = *self.decided.borrow();
@@ -203,12 +195,18 @@ impl Lane {
             let halted = match decided {
                 Ok(batch) => {
                     let until = batch.next;
-                    let committed = self.commit(batch).await;
-                    if committed.is_ok() {
-                        next = until;
-                        self.expire(&mut worker).await;
+                    match self.commit(batch).await {
+                        Ok(()) => {
+                            next = until;
+                            self.expire(&mut worker).await;
+                            None
+                        }
+                        Err(source) => {
+                            // What the journal did not take was not decided: the next attempt must not find its keys.
+                            worker.seen_is_ahead = true;
+                            Some(Halt::Journal { stream: Arc::clone(&self.stream), source })
+                        }
                     }
-                    committed.err().map(|source| Halt::Journal { stream: Arc::clone(&self.stream), source })
                 }
                 Err(halt) => Some(halt),
             };
@@ -232,18 +230,31 @@ impl Lane {
         }
     }
 
-    fn worker(&self, recipe: Recipe) -> Result<Worker, journal::Error> {
-        let mut seen = recipe.seen_set();
+    /// Makes what the decider works with; reads the seen-set, which blocks. `None` for a raw lane.
+    pub(super) fn worker(&self) -> Result<Option<Worker>, journal::Error> {
+        let Some(recipe) = self.recipe.clone() else { return Ok(None) };
+        let mut worker = Worker { seen: None, seen_is_ahead: true, processor: Processor::new(recipe) };
+        self.load_seen(&mut worker)?;
+        Ok(Some(worker))
+    }
+
+    fn load_seen(&self, worker: &mut Worker) -> Result<(), journal::Error> {
+        let mut seen = self.recipe.as_ref().and_then(Recipe::seen_set);
         if let Some(seen) = &mut seen {
             self.journal.seen_keys(&self.stream, &mut |keys| seen.load(&keys))?;
             info!(stream = %self.stream, keys = seen.len(), "seen-set loaded");
         }
-        Ok(Worker { processor: Processor::new(recipe), seen })
+        worker.seen = seen;
+        worker.seen_is_ahead = false;
+        Ok(())
     }
 
     /// Processes what is ready, up to a commit's worth. Where a block fails, those before it count.
     fn decide_blocks(&self, worker: &mut Worker, from: Seq) -> Result<DecidedBatch, Halt> {
         let journal_failed = |source| Halt::Journal { stream: Arc::clone(&self.stream), source };
+        if worker.seen_is_ahead {
+            self.load_seen(worker).map_err(journal_failed)?;
+        }
         let blocks = self.journal.read(&self.stream, from, DECIDE_MAX_BYTES).map_err(journal_failed)?;
         let mut batch = DecidedBatch { blocks: Vec::with_capacity(blocks.len()), next: from };
         if blocks.is_empty() {
@@ -310,9 +321,11 @@ impl Lane {
 }
 
 /// What the decider carries from block to block.
-struct Worker {
+pub(super) struct Worker {
     processor: Processor,
     seen: Option<SeenSet>,
+    /// It holds keys of a commit that failed: read it again before the next block.
+    seen_is_ahead: bool,
 }
 
 struct DecidedBatch {

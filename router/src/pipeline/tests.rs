@@ -77,7 +77,7 @@ async fn each_sink_gets_every_row_once_over_a_restart_and_at_its_own_pace() {
     let before = journal(directory.path());
     let tasks = Tasks::new();
     let first = lane(&before, &registry).await;
-    start(&first, Vec::new(), &tasks).unwrap();
+    start(&first, Vec::new(), &tasks).await.unwrap();
     let mut fast = LaneFeed::open(first.clone(), "fast".into(), tasks.stop().clone()).unwrap();
     append(&before, &registry, 20).await;
     take(&mut fast, 21, &mut fast_ids).await;
@@ -94,7 +94,7 @@ async fn each_sink_gets_every_row_once_over_a_restart_and_at_its_own_pace() {
     let after = journal(directory.path());
     let tasks = Tasks::new();
     let second = lane(&after, &registry).await;
-    start(&second, Vec::new(), &tasks).unwrap();
+    start(&second, Vec::new(), &tasks).await.unwrap();
     let mut slow = LaneFeed::open(second.clone(), "slow".into(), tasks.stop().clone()).unwrap();
     assert_eq!(slow.cursor(), deliver::Cursor { next: 1, state: Bytes::from("in doubt") });
     append(&after, &registry, 5).await;
@@ -115,7 +115,7 @@ async fn a_feed_ends_when_the_node_stops_and_goes_back_when_told() {
     let directory = tempfile::tempdir().unwrap();
     let (journal, registry, tasks) = (journal(directory.path()), registry(), Tasks::new());
     let lane = lane(&journal, &registry).await;
-    start(&lane, Vec::new(), &tasks).unwrap();
+    start(&lane, Vec::new(), &tasks).await.unwrap();
     let mut feed = LaneFeed::open(lane, "fast".into(), tasks.stop().clone()).unwrap();
     append(&journal, &registry, 3).await;
     let first = next(&mut feed).await;
@@ -136,7 +136,7 @@ async fn a_sink_that_is_added_later_owes_only_what_is_still_there() {
     let (journal, registry, tasks) = (journal(directory.path()), registry(), Tasks::new());
     let recipe = Recipe { stream: "s".into(), transforms: Vec::new(), dedup: None };
     let lane = Lane::open(&"s".into(), &journal, &registry, Some(recipe.clone()), &["fast".into()]).await.unwrap();
-    start(&lane, Vec::new(), &tasks).unwrap();
+    start(&lane, Vec::new(), &tasks).await.unwrap();
     let mut feed = LaneFeed::open(lane, "fast".into(), tasks.stop().clone()).unwrap();
     append(&journal, &registry, 4).await;
     take(&mut feed, 5, &mut Vec::new()).await;

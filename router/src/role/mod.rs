@@ -29,7 +29,7 @@ pub fn role_name(role: Role) -> &'static str {
     }
 }
 
-/// Runs a node until SIGTERM, SIGINT or a failure of its journal. SIGHUP reloads from `config_path`.
+/// Runs a node until SIGTERM, SIGINT or a failure that only a restart can heal. SIGHUP reloads from `config_path`.
 pub async fn run(settings: Settings, config_path: PathBuf) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -38,19 +38,16 @@ pub async fn run(settings: Settings, config_path: PathBuf) -> anyhow::Result<Exi
     let role = role_name(settings.role);
     let node = Box::pin(Node::start(&settings)).await.context(StartFailed { role })?;
     info!(role, agent = %settings.agent, "node started");
-    let mut failure = node.journal_failure();
     let failed = loop {
         tokio::select! {
             _ = terminate.recv() => break None,
             _ = interrupt.recv() => break None,
             _ = hang_up.recv() => reload::reload(&settings, &config_path, &node),
-            changed = failure.wait_for(Option::is_some) => {
-                break changed.ok().and_then(|reason| reason.clone());
-            }
+            reason = node.failed() => break Some(reason),
         }
     };
     if let Some(reason) = failed {
-        error!(%reason, "journal failed, nothing more is acknowledged, stopping");
+        error!(%reason, "node cannot go on, stopping; nothing more is acknowledged");
         node.stop(deadline).await;
         return Ok(Exit::Failed.into());
     }

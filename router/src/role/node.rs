@@ -28,6 +28,8 @@ pub(super) struct Node {
     pub(super) registry: Registry,
     journal: Journal,
     status: Arc<NodeStatus>,
+    /// Why the node cannot go on, if a source found that.
+    failure: watch::Sender<Option<Arc<str>>>,
     sources: Tasks,
     deliveries: Tasks,
     admin: Tasks,
@@ -60,7 +62,7 @@ impl Node {
             let names = sinks::names(settings.role, stream);
             let lane = Lane::open(&stream.name, &journal, &registry, recipe, &names).await?;
             let parts = sinks::build(settings, stream, link.as_ref())?;
-            pipeline::start(&lane, parts, &deliveries)?;
+            pipeline::start(&lane, parts, &deliveries).await?;
             lanes.push(lane);
         }
         warn_of_lanes_without_stream(settings, &journal);
@@ -70,7 +72,8 @@ impl Node {
             let metrics = telemetry::install_metrics()?;
             admin::serve(admin_settings, status.clone(), metrics, &admin).await?;
         }
-        let node = Node { registry, journal, status, sources, deliveries, admin };
+        let failure = watch::Sender::new(None);
+        let node = Node { registry, journal, status, failure, sources, deliveries, admin };
         node.start_sources(settings, &clock).await?;
         node.status.started();
         Ok(node)
@@ -98,18 +101,31 @@ impl Node {
         for file in &settings.file_sources {
             let Some(schema) = schemas.get(&file.stream) else { continue };
             let source = FileSource::new(file.clone(), Arc::clone(schema), self.journal.clone(), clock.clone());
-            let (name, stop) = (Arc::clone(&file.name), self.sources.stop().clone());
+            let (stop, failure) = (self.sources.stop().clone(), self.failure.clone());
             self.sources.spawn("file source", async move {
+                // A node that silently stopped reading a log would look healthy: it ends, and says why.
                 if let Err(reason) = source.run(stop).await {
-                    tracing::error!(source = %name, error = %telemetry::chain(&reason), "file source stopped");
+                    failure.send_replace(Some(telemetry::chain(&reason).to_string().into()));
                 }
             });
         }
         Ok(())
     }
 
-    pub(super) fn journal_failure(&self) -> watch::Receiver<Option<Arc<str>>> {
-        self.journal.failure()
+    /// Waits until the node cannot go on, and says why.
+    pub(super) async fn failed(&self) -> Arc<str> {
+        let (mut journal, mut source) = (self.journal.failure(), self.failure.subscribe());
+        loop {
+            let failed = tokio::select! {
+                failed = journal.wait_for(Option::is_some) => failed.ok().and_then(|reason| reason.clone()),
+                failed = source.wait_for(Option::is_some) => failed.ok().and_then(|reason| reason.clone()),
+            };
+            match failed {
+                Some(reason) => return reason,
+                // Its sender is gone, so nothing more can be said.
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Stops in order; false where something was still busy at the deadline.

@@ -9,6 +9,7 @@ use crate::config::Settings;
 use crate::fleet::ledger::Ledger;
 use crate::journal::Journal;
 use crate::pipeline::Lane;
+use crate::record::DeadLetter;
 
 const STARTING: u8 = 0;
 const STARTED: u8 = 1;
@@ -62,5 +63,8 @@ impl Status for NodeStatus {
     fn ledger(&self) -> Result<Ledger, String> {
         let ledger = books::read(&self.agent, self.role, &self.lanes);
         ledger.map_err(|reason| crate::telemetry::chain(&reason).to_string())
+    }
+    fn dead_letters(&self, stream: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, String> {
+        self.journal.dead_letters(stream, limit).map_err(|reason| crate::telemetry::chain(&reason).to_string())
     }
 }
