@@ -6,6 +6,7 @@ pub mod config_schema;
 pub mod dead;
 pub mod demo;
 mod exit;
+pub mod journal;
 pub mod ledger;
 pub mod pki;
 pub mod plugin;
@@ -48,6 +49,8 @@ enum Command {
     Ledger(ledger::Args),
     /// Shows what a running node refused for good, and why
     Dead(dead::Args),
+    /// Looks into the journal of a stopped node
+    Journal(journal::Args),
     /// Runs an edge and a central on this machine and shows that every record arrives
     Demo(demo::Args),
 }
@@ -98,6 +101,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config(args) => config_schema::run(args),
         Command::Ledger(args) => ledger::run(args),
         Command::Dead(args) => dead::run(args),
+        Command::Journal(args) => journal::run(args),
         Command::Demo(args) => demo::run(args),
     }
 }
@@ -142,6 +146,8 @@ mod tests {
             "sluice ledger --admin localhost:1",
             "sluice dead list --stream s --reason x --limit 3",
             "sluice dead show",
+            "sluice journal info data",
+            "sluice journal dump data --stream s",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

@@ -119,6 +119,21 @@ impl Journal {
         Ok(Cursor { next: cursor.next.max(lane.first), ..cursor })
     }
 
+    /// Every sink that has a cursor in a lane, those that are no longer named too.
+    pub fn cursors(&self, stream: &str) -> Result<Vec<(Arc<str>, Cursor)>, Error> {
+        self.shared.store()?;
+        let facts = lock(&self.shared.facts);
+        let Some((id, _)) = facts.lane(stream) else { return Ok(Vec::new()) };
+        let of_lane = facts.cursors.iter().filter(|((lane, _), _)| *lane == id);
+        Ok(of_lane.map(|((_, sink), cursor)| (Arc::clone(sink), cursor.clone())).collect())
+    }
+
+    /// Bytes that the journal takes on disk.
+    pub fn disk_bytes(&self) -> Result<u64, Error> {
+        let directory = self.shared.directory.clone();
+        super::store::disk_bytes(&directory).map_err(|source| Error::Store { operation: "measure", directory, source })
+    }
+
     /// Position of a source, as it was last committed.
     pub fn position(&self, source: &str) -> Result<Option<Bytes>, Error> {
         self.shared.store()?;
