@@ -1,5 +1,7 @@
 //! What central does with an edge that breaks the rules, and who else notices (nobody).
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::Bytes;
 
 use super::fixture::*;
@@ -120,23 +122,29 @@ async fn resent_blocks_are_acknowledged_and_dropped() {
 async fn connections_of_one_agent_take_turns() {
     let pki = Pki::new(&["edge-1"]);
     let mut central = Central::start(&pki, &["playback"]).await;
+    // What central has, as lanes heard it: the edges go on until they got enough across, however slow the machine.
+    let across = AtomicU64::new(0);
     let edges = (0..6u64).map(|seed| {
-        let (config, address) = (pki.client("edge-1"), central.address);
+        let (config, address, across) = (pki.client("edge-1"), central.address, &across);
         async move {
             let mut random = Random(seed + 1);
-            for _ in 0..8 {
+            let mut turns = 0;
+            while turns < 8 || across.load(Ordering::Relaxed) <= 20 {
+                turns += 1;
                 // Any step may fail because a newer connection took over: that is the point.
                 let Ok((edge, welcome)) = RawEdge::greet(config.clone(), address, hello("edge-1")).await else {
                     continue;
                 };
                 assert!(welcome.accepted);
                 let Ok((mut lane, Frame::LaneReady(ready))) = edge.open("playback").await else { continue };
+                across.fetch_max(ready.last, Ordering::Relaxed);
                 for seq in ready.last + 1..=ready.last + 1 + random.below(30) {
                     if lane.send(&block("edge-1", "playback", seq, 2)).await.is_err() {
                         break;
                     }
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(random.below(10))).await;
+                // Later turns are longer, so that on a slow machine somebody gets through.
+                tokio::time::sleep(std::time::Duration::from_millis(random.below(10 * turns))).await;
             }
         }
     });
