@@ -26,7 +26,14 @@ use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use parquet::record::RowAccessor as _;
 
 /// What a test expects to find in the logs because of what it does to the nodes.
-const ANNOUNCED: &[&str] = &["link", "delivery paused", "did not parse"];
+/// Whole messages: a warning that blocks were left out or that a peer broke the protocol must fail the test.
+const ANNOUNCED: &[&str] = &[
+    "link lost central=",
+    "link not connected: trying again",
+    "lane not forwarded: trying again",
+    "link handshake failed",
+    "delivery paused, will try again",
+];
 
 struct Rig {
     directory: tempfile::TempDir,

@@ -50,6 +50,8 @@ fn read_lane(lane: &Lane) -> Result<StreamLedger, journal::Error> {
         let cursor = lane.journal().cursor(sink, lane.stream())?;
         let in_flight = match lane.kind() {
             Kind::Processed => lane.kept_from(cursor.next),
+            // Derived, not counted block by block: this finds what was forwarded twice, not what was forgotten. Central's
+            // own count of what it received from the agent is the other book.
             Kind::Raw => stream.kept.saturating_sub(cursor.delivered + cursor.dead),
         };
         let skipped = lane.skipped(sink);
